@@ -1,0 +1,1 @@
+"""What cloud and device promise each other: packages, budgets, signatures, manifests, errors. stdlib and numpy only."""
