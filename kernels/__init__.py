@@ -1,0 +1,21 @@
+"""Fused synthesis of low-rank weights, one operation a file: maths, reference, Triton kernel, dispatcher."""
+
+from kernels.apply_low_rank import apply_low_rank
+from kernels.compose_weights import compose_weights
+from kernels.dispatcher import Backend, resolve_backend
+from kernels.quantize_factors import quantize_factors
+from kernels.slab_layout import ComposeLayout, ComposeSegment, Segment, SlabLayout
+from kernels.synthesize_factors import synthesize_factors
+
+__all__ = [
+    "Backend",
+    "ComposeLayout",
+    "ComposeSegment",
+    "Segment",
+    "SlabLayout",
+    "apply_low_rank",
+    "compose_weights",
+    "quantize_factors",
+    "resolve_backend",
+    "synthesize_factors",
+]

@@ -1,0 +1,54 @@
+"""What every test relies on: Triton's interpreter where there is no accelerator, few threads, poisoned memory."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# before any import of ours: a kernel is bound to the interpreter when it is decorated
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+# before numpy and torch start their pools: the arrays of the tests are smaller than the cost of waking a second thread
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+GUARD_ELEMENTS = 64
+POISON_BYTE = 0x80
+
+
+@pytest.fixture
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fill what ``torch.empty`` returns with NaN, or 0x80, between guard bands that must be intact at the end.
+
+    What is forgotten is then seen in the result, what is read past an end is poison, and what is written past an end
+    is found in the bands. A test puts its operands between bands with ``torch.empty(shape).copy_(operand)``.
+    """
+    import torch
+
+    allocate = torch.empty
+    bands: list[Any] = []
+
+    def poisoned_empty(*size: Any, **options: Any) -> Any:
+        shape = tuple(size[0]) if size and not isinstance(size[0], int) else size
+        count = math.prod(shape)
+        flat = allocate(count + 2 * GUARD_ELEMENTS, **options)
+        if flat.is_floating_point():
+            flat.fill_(math.nan)
+        elif flat.dtype != torch.bool:
+            flat.view(torch.uint8).fill_(POISON_BYTE)
+        for band in (flat[:GUARD_ELEMENTS], flat[GUARD_ELEMENTS + count :]):
+            bands.append((band.view(torch.uint8), band.view(torch.uint8).clone()))
+        return flat[GUARD_ELEMENTS : GUARD_ELEMENTS + count].view(shape)
+
+    def poisoned_new_empty(tensor: Any, *size: Any, **options: Any) -> Any:
+        return poisoned_empty(*size, **{"dtype": tensor.dtype, "device": tensor.device, **options})
+
+    monkeypatch.setattr(torch, "empty", poisoned_empty)
+    monkeypatch.setattr(torch, "empty_like", lambda tensor: poisoned_new_empty(tensor, tensor.shape))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned_new_empty)
+    yield
+    for band, before in bands:
+        assert torch.equal(band, before), "memory next to a buffer was written"

@@ -1,0 +1,82 @@
+"""Layouts and operands for the kernel tests: any list of shapes, packed as the package format packs."""
+
+from collections.abc import Sequence
+
+import torch
+
+from kernels import ComposeLayout, ComposeSegment, Segment, SlabLayout
+from kernels.dispatcher import interpreting
+
+ACCELERATOR = torch.device("cpu" if interpreting() else "cuda")
+BACKENDS = ("reference", "triton")
+BYTES = {"float32": 4, "float16": 2, "int8": 1}
+
+
+class Packer:
+    """Hands out byte offsets, each a multiple of 16."""
+
+    def __init__(self) -> None:
+        self.end = 0
+
+    def take(self, count: int, dtype: str) -> int:
+        offset = -(-self.end // 16) * 16
+        self.end = offset + count * BYTES[dtype]
+        return offset
+
+
+def slab_layout(arrays: Sequence[tuple[int, int, str]], *, start: int = 0, spare_bytes: int = 0) -> SlabLayout:
+    """Pack arrays ``(rows, columns, dtype)`` that lie one after the other in the flat values from ``start`` on."""
+    packer, source, segments = Packer(), start, []
+    for rows, columns, dtype in arrays:
+        scale_target = packer.take(rows, "float16") if dtype == "int8" else -1
+        target = packer.take(rows * columns, dtype)
+        segments.append(Segment(source, rows, columns, target, dtype, scale_target))
+        source += rows * columns
+    return SlabLayout(tuple(segments), packer.end + spare_bytes)
+
+
+def compose_layout(layers: Sequence[tuple[int, int, int, str]], *, trained_rank: int | None = None) -> ComposeLayout:
+    """Pack layers ``(M, K, R, dtype)``; the flat values hold ``trained_rank`` rows of factors, ``R`` unless given."""
+    packer, source, base, segments = Packer(), 0, 0, []
+    for M, K, R, dtype in layers:
+        held = R if trained_rank is None else trained_rank
+        vector = "float32" if dtype == "float32" else "float16"
+        scale_target = packer.take(M, "float16") if dtype == "int8" else -1
+        segments.append(
+            ComposeSegment(
+                left=source,
+                right=source + held * M,
+                shift=source + held * (M + K),
+                base_weight=base,
+                base_bias=base + M * K,
+                outputs=M,
+                inputs=K,
+                rank=R,
+                target=packer.take(M * K, dtype),
+                bias_target=packer.take(M, vector),
+                dtype=dtype,
+                scale_target=scale_target,
+            )
+        )
+        source += held * (M + K) + M
+        base += M * K + M
+    return ComposeLayout(tuple(segments), packer.end)
+
+
+def guarded(*shape: int) -> torch.Tensor:
+    """Return normal random numbers in memory of its own: under ``poisoned_memory``, between guard bands."""
+    return torch.empty(*shape, device=ACCELERATOR).copy_(torch.randn(*shape))
+
+
+def array(slabs: torch.Tensor, target: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Read an array ``[B, *shape]`` from the slabs."""
+    count = torch.Size(shape).numel() * dtype.itemsize
+    return slabs[:, target : target + count].contiguous().view(dtype).view(slabs.shape[0], *shape)
+
+
+def padding(slabs: torch.Tensor, spans: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Return the bytes of every slab that no array covers."""
+    covered = torch.zeros(slabs.shape[1], dtype=torch.bool, device=slabs.device)
+    for start, stop in spans:
+        covered[start:stop] = True
+    return slabs[:, ~covered]

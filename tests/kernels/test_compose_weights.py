@@ -1,0 +1,173 @@
+import pytest
+import torch
+from ragged_layouts import ACCELERATOR, BACKENDS, array, compose_layout, guarded, padding
+
+from kernels import ComposeLayout, compose_weights
+
+EPSILON = torch.finfo(torch.float32).eps
+LAYOUT = compose_layout([(3, 5, 3, "float32")])
+LAYERS = {
+    "smallest": [(1, 1, 1)],
+    "one-tile": [(32, 32, 4), (32, 32, 4)],
+    "ragged": [(33, 65, 7), (3, 127, 2), (65, 1, 1)],
+    "rank-0": [(5, 33, 0)],
+    "rank-16": [(17, 33, 16)],
+    "longer-than-a-tile": [(3, 1500, 3)],
+}
+
+
+def exact_layers(values, base, layout):
+    """Yield every segment with its weight and bias in float64, and the sum of the magnitudes that went in."""
+    values, base = values.double(), base.double()
+    for s in layout.segments:
+        left = values[:, s.left : s.left + s.rank * s.outputs].unflatten(1, (s.rank, s.outputs))
+        right = values[:, s.right : s.right + s.rank * s.inputs].unflatten(1, (s.rank, s.inputs))
+        shared = base[s.base_weight : s.base_weight + s.outputs * s.inputs].view(s.outputs, s.inputs)
+        bias = base[s.base_bias : s.base_bias + s.outputs] + values[:, s.shift : s.shift + s.outputs]
+        yield s, shared + left.mT @ right, bias, shared.abs() + left.mT.abs() @ right.abs()
+
+
+def is_rounded_or_its_neighbour(stored, exact):
+    """Whether float16 numbers are within one unit in the last place of the rounded exact ones, nearly all equal."""
+    rounded = exact.half()
+    neighbours = [torch.nextafter(rounded, torch.full_like(rounded, limit)) for limit in (torch.inf, -torch.inf)]
+    close = (stored == rounded) | (stored == neighbours[0]) | (stored == neighbours[1])
+    return close.all() and (stored != rounded).sum() <= max(1, stored.numel() // 1000)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("B", [1, 3], ids="B{}".format)
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS.keys())
+def test_weights_and_biases_are_the_composition_within_the_tolerance_policy(layers, B, dtype, backend, poisoned_memory):
+    torch.manual_seed(0)
+    layout = compose_layout([(*layer, dtype) for layer in layers], trained_rank=16)
+    values, base = guarded(B, layout.required_values), guarded(layout.required_base)
+
+    slabs, finite = compose_weights(values, base, layout, backend=backend)
+
+    assert (slabs.shape, slabs.dtype, finite.tolist()) == ((B, layout.slab_bytes), torch.uint8, [True] * B)
+    for segment, weight, bias, magnitude in exact_layers(values, base, layout):
+        shape = (segment.outputs, segment.inputs)
+        if dtype == "float32":
+            stored = array(slabs, segment.target, shape, torch.float32)
+            assert ((stored - weight).abs() <= 4 * EPSILON * magnitude).all()
+        elif dtype == "float16":
+            assert is_rounded_or_its_neighbour(array(slabs, segment.target, shape, torch.float16), weight)
+        else:
+            scales = array(slabs, segment.scale_target, (segment.outputs,), torch.float16).double()
+            quanta = array(slabs, segment.target, shape, torch.int8).double()
+            step = weight.abs().amax(-1) / 127
+            # float16 holds a scale to half a unit of its 11 bits
+            assert ((scales - step).abs() <= (2**-11 + 1e-5) * step).all()
+            expected = (weight / scales[..., None]).round().clamp(-127, 127)
+            assert (quanta - expected).abs().max() <= 1
+            assert (quanta != expected).sum() <= max(1, quanta.numel() // 10_000)
+            clipped = (quanta.abs() == 127) & (weight.abs() > 127 * scales[..., None])
+            assert ((quanta - weight / scales[..., None]).abs()[~clipped] <= 0.5001).all()
+        if dtype == "float32":
+            stored = array(slabs, segment.bias_target, (segment.outputs,), torch.float32)
+            assert ((stored - bias).abs() <= EPSILON * bias.abs()).all()
+        else:
+            assert is_rounded_or_its_neighbour(
+                array(slabs, segment.bias_target, (segment.outputs,), torch.float16), bias
+            )
+    assert not padding(slabs, layout.spans).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_both_backends_agree(dtype):
+    torch.manual_seed(0)
+    layout = compose_layout([(33, 65, 4, dtype), (7, 33, 4, dtype)])
+    values, base = guarded(3, layout.required_values), guarded(layout.required_base)
+
+    reference, triton = (compose_weights(values, base, layout, backend=backend)[0] for backend in BACKENDS)
+
+    for segment in layout.segments:
+        shape = (segment.outputs, segment.inputs)
+        stored = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}[dtype]
+        one, other = (array(slabs, segment.target, shape, stored).double() for slabs in (reference, triton))
+        unit = {"float32": 1e-5, "float16": 2**-7, "int8": 1.0}[dtype]
+        assert (one - other).abs().max() <= unit
+        assert (one != other).double().mean() <= (1.0 if dtype == "float32" else 2e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_lower_rank_uses_the_first_rows_of_the_trained_factors(backend):
+    torch.manual_seed(0)
+    trained = compose_layout([(5, 9, 4, "float32")])
+    lower = compose_layout([(5, 9, 2, "float32")], trained_rank=4)
+    values, base = guarded(2, trained.required_values), guarded(trained.required_base)
+    emptied = values.clone()
+    emptied[:, 2 * 5 : 4 * 5] = 0
+
+    slabs, _ = compose_weights(values, base, lower, backend=backend)
+    expected, _ = compose_weights(emptied, base, trained, backend=backend)
+
+    assert torch.equal(slabs, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_zero_factors_leave_the_shared_parameters(backend):
+    torch.manual_seed(0)
+    layout = compose_layout([(5, 9, 4, "float32")])
+    values = torch.zeros(2, layout.required_values, device=ACCELERATOR)
+    base = guarded(layout.required_base)
+
+    slabs, _ = compose_weights(values, base, layout, backend=backend)
+
+    segment = layout.segments[0]
+    assert torch.equal(array(slabs, segment.target, (45,), torch.float32), base[:45].expand(2, 45))
+    assert torch.equal(array(slabs, segment.bias_target, (5,), torch.float32), base[45:].expand(2, 5))
+
+
+@pytest.mark.filterwarnings(
+    "ignore:overflow encountered:RuntimeWarning", "ignore:invalid value encountered:RuntimeWarning"
+)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), 3e38])
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_a_device_that_is_not_finite_is_reported_and_the_others_are_untouched(dtype, bad, backend, poisoned_memory):
+    torch.manual_seed(0)
+    layout = compose_layout([(5, 33, 2, dtype), (3, 5, 2, dtype)])
+    values, base = guarded(5, layout.required_values + 1), guarded(layout.required_base)
+    sound, _ = compose_weights(values, base, layout, backend=backend)
+    second = layout.segments[1]
+    values[1, 0] = bad
+    values[2, second.right + 9] = bad
+    values[3, second.shift + 2] = bad
+    values[4, layout.required_values] = bad
+
+    slabs, finite = compose_weights(values, base, layout, backend=backend)
+
+    assert finite.tolist() == [True, False, False, False, True]
+    assert torch.equal(slabs[[0, 4]], sound[[0, 4]])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("B", [0, 2], ids="B{}".format)
+def test_a_layout_without_layers_is_all_zero(B, backend, poisoned_memory):
+    slabs, finite = compose_weights(
+        torch.ones(B, 1, device=ACCELERATOR),
+        torch.ones(1, device=ACCELERATOR),
+        ComposeLayout((), 24),
+        backend=backend,
+    )
+
+    assert (slabs.shape, slabs.any().item(), finite.all().item()) == ((B, 24), False, True)
+
+
+@pytest.mark.parametrize(
+    ("values", "base", "fact"),
+    [
+        (torch.zeros(2, 26), torch.zeros(18), "27 or more"),
+        (torch.zeros(27), torch.zeros(18), "values"),
+        (torch.zeros(2, 27), torch.zeros(17), "18 or more"),
+        (torch.zeros(2, 27), torch.zeros(18, dtype=torch.float64), "float64"),
+        (torch.zeros(2, 27), torch.zeros(36)[::2], "contiguous"),
+    ],
+    ids=["short-values", "one-dimension", "short-base", "float64", "strided-base"],
+)
+def test_operands_that_the_layout_cannot_read_are_refused(values, base, fact):
+    with pytest.raises(ValueError, match=fact):
+        compose_weights(values, base, LAYOUT)
