@@ -1,0 +1,293 @@
+"""DuetDevice: predicts on the device, asks the cloud for fresher parameters, never loses by having asked."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from duet.device.cloud import Answer, Cloud
+from duet.device.model_cache import DEVICE_FILE, InstalledModel, ModelCache, install, read_manifest
+from duet.device.runtime import DeviceModel, Ranking
+from duet.device.update import Update, report
+from duet.protocol.budget import PROFILES, Link
+from duet.protocol.errors import DuetError, NoDeviceModel, WrongVersion
+from duet.protocol.manifest import Manifest, digest_of
+from duet.protocol.package import ParameterPackage
+from duet.protocol.representation import Dtype, Form, Representation
+from duet.protocol.signature import SequenceSignature
+
+_LOGGER = logging.getLogger(__name__)
+_FULL = Representation(Form.FULL, Dtype.FLOAT32)
+_MIN_ANSWER_BYTES = 2**20  # another version may have larger layers than the one in place
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the device predicts with; replaced as a whole."""
+
+    installed: InstalledModel
+    representation: Representation | None = None
+    tag: bytes | None = None
+    since_s: float = 0.0
+
+
+class DuetDevice:
+    """One device: its model, its parameters and its line to the cloud.
+
+    Downloads the device model of the served version once, when it is first needed, and keeps it in ``cache``; from then
+    on it predicts without a network. Threads may predict while one updates. A context manager, to close connections.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        device_id: str,
+        cache: Path,
+        link: str | Link = "lte",
+        budget_ms: float = 200.0,
+        accepts: Mapping[str, Sequence[str]] | None = None,
+        priority: str = "normal",
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare a device; nothing is sent or read yet.
+
+        Args:
+            url: Address of the cloud, ``http://`` or ``https://``.
+            model: Name of the model.
+            device_id: Opaque id; the cloud uses it for canaries and limits and does not store it.
+            cache: Folder for device models; devices and processes may share it.
+            link: Name of a network profile, or the measured link.
+            budget_ms: From sending to the last byte received.
+            accepts: ``{"forms": [...], "dtypes": [...]}`` that the device can read; everything when None.
+            priority: ``"low"``, ``"normal"`` or ``"high"``.
+            timeout_s: When to give up waiting for parameters; when None, twice the budget and at least 1 s, because
+                parameters that come late are still fresher than those in place.
+            headers: Sent with every request, for example ``Authorization``.
+            transport: What carries the requests instead of the network.
+            clock: Seconds that never go back.
+
+        Raises:
+            ValueError: If the address, the device id, the profile or the budget is not usable.
+            InvalidName: If ``model`` is no model name.
+        """
+        if isinstance(link, str) and link not in PROFILES:
+            raise ValueError(f"Expected a Link or a profile of {sorted(PROFILES)}, got {link!r}.")
+        if not 1 <= len(device_id) <= 128:
+            raise ValueError(f"Expected a device id of 1 to 128 characters, got {len(device_id)}.")
+        if not budget_ms > 0:
+            raise ValueError(f"Expected a budget above 0 ms, got {budget_ms:g}.")
+        self.link = PROFILES[link] if isinstance(link, str) else link
+        self._model = model
+        self._budget_ms = budget_ms
+        self._timeout_s = timeout_s if timeout_s is not None else max(1.0, 2 * budget_ms / 1000)
+        self._request: dict[str, object] = {
+            "device": device_id,
+            "link": link if isinstance(link, str) else vars(link),
+            "priority": priority,
+        }
+        if accepts is not None:
+            self._request["accepts"] = {what: list(names) for what, names in accepts.items()}
+        self._clock = clock
+        self._cache = ModelCache(cache, model)
+        self._cloud = Cloud(url, model, headers=headers, transport=transport, clock=clock)
+        self._lock = threading.RLock()
+        self._held: _Held | None = None
+        self._failures = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; predicting goes on."""
+        self._cloud.close()
+
+    @property
+    def model(self) -> DeviceModel:
+        """The device model in place; downloaded if there is none."""
+        return self._hold().installed.model
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the version in place."""
+        return self._hold().installed.manifest
+
+    @property
+    def representation(self) -> Representation | None:
+        """What the parameters in place came as, or None while they are the shared ones."""
+        held = self._held
+        return None if held is None else held.representation
+
+    def prepare(self) -> None:
+        """Have a device model in place: from the cache, else from the cloud.
+
+        Raises:
+            NoDeviceModel: If the cache has none and the cloud gives none.
+        """
+        self._hold()
+
+    def refresh_model(self) -> bool:
+        """Move to the version that the cloud serves now, with its shared parameters; nothing happens if it is in place.
+
+        ``update`` does this by itself, and better: it keeps the old model until parameters for the new one are here.
+
+        Returns:
+            Whether the version changed.
+
+        Raises:
+            DuetError: If the cloud does not give a sound device model; the old one stays.
+        """
+        with self._lock:
+            installed = self._download(None)
+            if self._held is not None and self._held.installed.digest == installed.digest:
+                return False
+            self._hold_now(_Held(installed))
+            return True
+
+    def predict(
+        self, sample: object, candidates: Sequence[object] | None = None, k: int = 10, *, exclude_seen: bool = True
+    ) -> Ranking:
+        """Rank the catalogue, or the given candidates, with the parameters in place; see ``DeviceModel.predict``.
+
+        Raises:
+            InvalidSample: If the sample, or a candidate, is not known to the vocabulary.
+            NoDeviceModel: If there is no model yet and none can be had.
+        """
+        return self.model.predict(sample, candidates, k, exclude_seen=exclude_seen)
+
+    def update(self, sample: object, *, raise_on_error: bool = False) -> Update:
+        """Ask for the parameters that suit ``sample`` and put them in place; on any failure keep what is there.
+
+        If the cloud serves another version than the one in place, its device model is downloaded and asked for again;
+        the old model works until both are here.
+
+        Args:
+            sample: What the signature asks for.
+            raise_on_error: Raise the error instead of reporting it.
+
+        Returns:
+            What happened.
+
+        Raises:
+            DuetError: If it failed and ``raise_on_error`` is set.
+        """
+        with self._lock:
+            started = self._clock()
+            answers: list[Answer] = []
+            try:
+                update = self._update(sample, answers)
+                self._failures = 0
+            except DuetError as error:
+                if self._failures == 0:
+                    _LOGGER.warning("Keeping the parameters in place: %s", error)
+                self._failures += 1
+                update = replace(report(answers), representation=self.representation, error=error)
+            update = replace(update, measured_ms=(self._clock() - started) * 1000)
+        if raise_on_error and update.error is not None:
+            raise update.error
+        return update
+
+    def _update(self, sample: object, answers: list[Answer]) -> Update:
+        held = self._hold()
+        # without the vocabulary: items that this version does not know may be known to the one the cloud serves now
+        held.installed.model.signature.validate(sample)
+        answers.append(self._ask(sample, held))
+        if answers[-1].status == 204:
+            return replace(report(answers), status="kept", representation=held.representation)
+        is_other_version = False
+        try:
+            package = _decode(answers[-1], held)
+        except WrongVersion:
+            # the checksum was right, so this is no damage: the cloud has moved on
+            held = _Held(self._download(answers[-1].headers.get("duet-model-version")))
+            is_other_version = True
+            answers.append(self._ask(sample, held))
+            package = _decode(answers[-1], held)
+        _put_in_place(package, held.installed.model, sample)
+        self._hold_now(_Held(held.installed, package.representation, package.tag, self._clock()))
+        return replace(
+            report(answers),
+            status="updated",
+            representation=package.representation,
+            model_replaced=is_other_version,
+        )
+
+    def _ask(self, sample: object, held: _Held) -> Answer:
+        model = held.installed.model
+        request = {**self._request, "sample": sample}
+        if isinstance(model.signature, SequenceSignature) and isinstance(sample, Sequence):
+            request["sample"] = list(sample[-model.signature.length :])  # the rest would cost uplink and not be read
+        if held.tag is not None:
+            request["current"] = {
+                "version": held.installed.digest.hex(),
+                "tag": held.tag.hex(),
+                "age_s": self._clock() - held.since_s,
+            }
+        return self._cloud.parameters(
+            request,
+            budget_ms=self._budget_ms,
+            timeout_s=self._timeout_s,
+            limit_bytes=max(_MIN_ANSWER_BYTES, 2 * model.table.package_bytes(_FULL)),
+        )
+
+    def _hold(self) -> _Held:
+        held = self._held  # predictions take no lock once there is a model
+        if held is not None:
+            return held
+        with self._lock:
+            if self._held is None:
+                cached = self._cache.current()
+                try:
+                    self._hold_now(_Held(cached or self._download(None)))
+                except NoDeviceModel:
+                    raise
+                except DuetError as error:
+                    raise NoDeviceModel(model=self._model, reason=f"the cache is empty: {error}") from error
+            assert self._held is not None
+            return self._held
+
+    def _hold_now(self, held: _Held) -> None:
+        is_new = self._held is None or self._held.installed.digest != held.installed.digest
+        self._held = held  # one reference: nobody predicts with half of it
+        if is_new:
+            self._on_disk(lambda: self._cache.set_current(held.installed.digest))
+
+    def _download(self, version: str | None) -> InstalledModel:
+        manifest_bytes = self._cloud.manifest(version)
+        cached = self._cache.read(digest_of(manifest_bytes))
+        if cached is not None:
+            return cached
+        manifest = read_manifest(self._model, manifest_bytes)
+        onnx = self._cloud.device_model(manifest.version, manifest.files[DEVICE_FILE].bytes)
+        installed = install(self._model, manifest_bytes, onnx)
+        self._on_disk(lambda: self._cache.write(manifest_bytes, onnx))
+        return installed
+
+    def _on_disk(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            _LOGGER.warning("Going on without a cache, %s will be downloaded again: %s", self._model, error)
+
+
+def _decode(answer: Answer, held: _Held) -> ParameterPackage:
+    return ParameterPackage.decode(answer.body, held.installed.model.table, version=held.installed.digest)
+
+
+def _put_in_place(package: ParameterPackage, model: DeviceModel, sample: object) -> None:
+    if package.representation.form is Form.SHARED:
+        model.reset()
+    else:
+        model.swap(package.compose(model.shared), sample=sample)

@@ -1,0 +1,269 @@
+"""Speaks the cloud's HTTP interface for one model: three requests, each bounded in time and in bytes.
+
+Every way in which the cloud can fail leaves here as a leaf of ``duet.protocol.errors``.
+"""
+
+import inspect
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import httpx
+
+from duet.protocol.canonical_json import encode_json
+from duet.protocol.errors import (
+    CloudUnreachable,
+    DuetError,
+    GenerationError,
+    InvalidRequest,
+    Overloaded,
+    RequestError,
+    ServiceUnavailable,
+    Unauthorized,
+)
+from duet.protocol.package import MEDIA_TYPE
+
+PROBLEM_BYTES = 65536
+"""Longest error body that is read."""
+
+MANIFEST_BYTES = 4 * 2**20
+"""Longest manifest that is read."""
+
+DOWNLOAD_TIMEOUT_S = 120.0
+"""A manifest or a device model that takes longer than this is given up."""
+
+MAX_RETRY_AFTER_S = 3600.0
+"""A longer ``Retry-After`` counts as this: no cloud can silence a device for good."""
+
+_LEAVES = {
+    leaf.code: leaf
+    for branch in (RequestError, ServiceUnavailable, GenerationError)
+    for leaf in branch.__subclasses__()
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back, whole.
+
+    Attributes:
+        status: HTTP status, 200 or 204.
+        headers: By name, in any case.
+        body: At most as many bytes as were allowed.
+        bytes_up: Request line, headers and body that were sent.
+        bytes_down: Status line, headers and body that came back.
+        attempts: 2 if the request was repeated.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    bytes_up: int
+    bytes_down: int
+    attempts: int = 1
+
+
+class Cloud:
+    """Owns a pool of connections to one cloud, for one model.
+
+    Keeps nothing of an exchange but until when the cloud asked to be left alone.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if httpx.URL(url).scheme not in ("http", "https"):
+            raise ValueError(f"Expected the cloud's address as http:// or https://, got {url!r}.")
+        self.url = f"{url.rstrip('/')}/v1/models/{model}"
+        self._clock = clock
+        self._quiet_until = -math.inf
+        # identity: a package hardly compresses, and what is counted is what came over the wire
+        sent = {"Accept-Encoding": "identity", **(headers or {})}
+        self._client = httpx.Client(headers=sent, transport=transport, follow_redirects=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def manifest(self, version: str | None = None) -> bytes:
+        """Download the manifest of ``version``, or of the one that is served.
+
+        Raises:
+            DuetError: If the cloud refuses, fails or cannot be reached.
+        """
+        return self._download("", version, MANIFEST_BYTES)
+
+    def device_model(self, version: str, size_bytes: int) -> bytes:
+        """Download the device model of ``version``, of at most the size that its manifest names.
+
+        Raises:
+            DuetError: If the cloud refuses, fails or cannot be reached.
+        """
+        return self._download("/device-model", version, size_bytes)
+
+    def parameters(
+        self, request: Mapping[str, object], *, budget_ms: float, timeout_s: float, limit_bytes: int
+    ) -> Answer:
+        """Ask for parameters; once more with what is left of the budget if the connection breaks or the answer is 500.
+
+        Asking changes nothing in the cloud, so asking twice is safe. After an answer 429, or 503 with ``Retry-After``,
+        nothing is sent until that time has passed.
+
+        Args:
+            request: The JSON of docs/api.md, without the budget.
+            budget_ms: From now to the last byte received.
+            timeout_s: Each wait on the network is cut off after this time, and a body that trickles too.
+            limit_bytes: Longest body that is read.
+
+        Returns:
+            The answer, 200 or 204.
+
+        Raises:
+            DuetError: If the cloud refuses, fails or cannot be reached.
+        """
+        started = self._clock()
+        if started < self._quiet_until:
+            raise Overloaded(retry_after_s=round(self._quiet_until - started, 3))
+        try:
+            return self._ask({**request, "budget_ms": budget_ms}, timeout_s, limit_bytes)
+        except _BrokenError as error:
+            elapsed_s = self._clock() - started
+            left_ms = budget_ms - elapsed_s * 1000
+            if left_ms <= 0:
+                raise CloudUnreachable(url=self.url, reason=str(error)) from error
+        try:
+            answer = self._ask({**request, "budget_ms": left_ms}, timeout_s - elapsed_s, limit_bytes)
+        except _BrokenError as error:
+            raise CloudUnreachable(url=self.url, reason=f"{error}, twice") from error
+        return replace(answer, attempts=2)
+
+    def _ask(self, request: Mapping[str, object], timeout_s: float, limit_bytes: int) -> Answer:
+        headers = {"Content-Type": "application/json", "Accept": MEDIA_TYPE}
+        sent = self._client.build_request(
+            "POST", f"{self.url}/parameters", content=encode_json(request), headers=headers, timeout=timeout_s
+        )
+        return self._exchange(sent, timeout_s=timeout_s, limit_bytes=limit_bytes)
+
+    def _download(self, path: str, version: str | None, limit_bytes: int) -> bytes:
+        params = None if version is None else {"version": version}
+        sent = self._client.build_request("GET", self.url + path, params=params, timeout=DOWNLOAD_TIMEOUT_S / 4)
+        try:
+            return self._exchange(sent, timeout_s=DOWNLOAD_TIMEOUT_S, limit_bytes=limit_bytes).body
+        except _BrokenError as error:
+            raise CloudUnreachable(url=self.url, reason=str(error)) from error
+
+    def _exchange(self, request: httpx.Request, *, timeout_s: float, limit_bytes: int) -> Answer:
+        deadline = self._clock() + timeout_s
+        try:
+            response = self._client.send(request, stream=True)
+            try:
+                limit = limit_bytes if response.is_success else PROBLEM_BYTES
+                body = self._read(response, deadline=deadline, limit_bytes=limit)
+            finally:
+                response.close()
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            raise _BrokenError(_reason(error)) from error
+        except httpx.TimeoutException as error:
+            raise CloudUnreachable(url=self.url, reason=f"none came within {timeout_s:.3g} s") from error
+        except httpx.HTTPError as error:
+            raise CloudUnreachable(url=self.url, reason=_reason(error)) from error
+        first_lines = (
+            f"{request.method} {request.url.raw_path.decode()} HTTP/1.1",
+            f"HTTP/1.1 {response.status_code} {response.reason_phrase}",
+        )
+        answer = Answer(
+            status=response.status_code,
+            headers=response.headers,
+            body=body,
+            bytes_up=_head_bytes(first_lines[0], request.headers) + len(request.content),
+            bytes_down=_head_bytes(first_lines[1], response.headers) + len(body),
+        )
+        if answer.status in (200, 204):
+            return answer
+        if answer.status == 429 or (answer.status == 503 and "retry-after" in answer.headers):
+            self._quiet_until = self._clock() + _retry_after_s(answer)
+        raise _refusal(answer, self.url)
+
+    def _read(self, response: httpx.Response, *, deadline: float, limit_bytes: int) -> bytes:
+        body = bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > limit_bytes:
+                raise CloudUnreachable(url=self.url, reason=f"it answered more than the {limit_bytes} bytes expected")
+            if self._clock() > deadline:
+                raise CloudUnreachable(url=self.url, reason="its answer did not end in time")
+        return bytes(body)
+
+
+class _BrokenError(Exception):
+    """The connection broke, or the cloud failed inside: the request may be repeated."""
+
+
+def _refusal(answer: Answer, url: str) -> Exception:
+    """Say what an answer other than 200 and 204 means, as precisely as its problem document allows."""
+    problem = _problem(answer.body)
+    code, detail = problem.get("code"), problem.get("detail")
+    leaf = _LEAVES.get(code) if isinstance(code, str) else None
+    retry = {"retry_after_s": _retry_after_s(answer)} if answer.status in (429, 503) else {}
+    rebuilt = _rebuilt(leaf, {**problem, **retry}) if leaf else None
+    if rebuilt:
+        return rebuilt
+    if answer.status == 401:
+        return Unauthorized()
+    if answer.status == 429:
+        return Overloaded(retry_after_s=_retry_after_s(answer))
+    said = f"it answered {answer.status}" + (f", {code}" if code else "") + (f": {detail}" if detail else "")
+    if 400 <= answer.status < 500:
+        return InvalidRequest(detail=f"Expected an answer from {url}, but {said}")
+    return _BrokenError(said) if answer.status == 500 else CloudUnreachable(url=url, reason=said)
+
+
+def _retry_after_s(answer: Answer) -> float:
+    """Read ``Retry-After``; 1 s where it is missing or is a date."""
+    try:
+        seconds = float(answer.headers.get("retry-after", ""))
+    except ValueError:
+        return 1.0
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else 1.0
+
+
+def _problem(body: bytes) -> dict[str, object]:
+    try:
+        problem = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _rebuilt(leaf: type[DuetError], facts: Mapping[str, object]) -> DuetError | None:
+    names = list(inspect.signature(leaf).parameters)
+    if not facts.keys() >= set(names):
+        return None
+    try:
+        return leaf(**{name: facts[name] for name in names})
+    except (TypeError, ValueError, OverflowError):  # the facts came from outside
+        return None
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _head_bytes(first_line: str, headers: httpx.Headers) -> int:
+    lines = sum(len(name) + len(value) + len(": \r\n") for name, value in headers.raw)
+    return len(first_line) + lines + len("\r\n\r\n")
