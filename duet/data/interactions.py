@@ -3,6 +3,7 @@
 Shapes: U users, N catalogue items, n interactions.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +59,13 @@ class Interactions:
     def user_count(self) -> int:
         """Number of users U."""
         return len(self.users)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of catalogue and sequences: equal for logs that lead to the same training."""
+        digest = hashlib.sha256(repr(self.item_ids).encode())
+        digest.update(self.offsets.astype("<i8").tobytes())
+        digest.update(self.items.astype("<i4").tobytes())
+        return digest.hexdigest()
 
     def sequence(self, user: int) -> NDArray[np.int32]:
         """Return the item indices of the user at position ``user``, oldest first (a view)."""

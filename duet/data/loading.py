@@ -28,6 +28,9 @@ from duet.protocol.errors import InvalidData
 FORMATS = ("movielens-100k", "movielens-1m", "amazon-beauty", "sequence-lines", "table")
 """What may stand before ``:<path>`` to say the format."""
 
+DEFAULT_PRESET = "demo"
+"""The preset that plain ``synthetic`` means."""
+
 _DATA_ENDINGS = (".csv", ".tsv", ".parquet", ".pq", ".txt", ".data", ".dat")
 _PACKED = {b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf": "a 7z archive"}
 
@@ -56,8 +59,9 @@ def load(
         InvalidData: The source names nothing that is known, or its content is not what its format says.
     """
     head, colon, rest = source.partition(":")
-    if head == "synthetic":
-        return _synthetic(source, rest or "demo", seed=seed)
+    world = synthetic_world(source, seed=seed)
+    if world is not None:
+        return world.interactions(name=f"synthetic-{rest or DEFAULT_PRESET}")
     form, file = (head, Path(rest).expanduser()) if colon and head in FORMATS else _detect(Path(source).expanduser())
     columns = {"user_column": user_column, "item_column": item_column, "time_column": time_column}
     if form == "table":
@@ -82,7 +86,16 @@ def load(
     return readers[form](file)
 
 
-def _synthetic(source: str, preset: str, *, seed: int) -> Interactions:
+def synthetic_world(source: str, *, seed: int = 0) -> SyntheticWorld | None:
+    """Return the world behind a source string, ground truth and all, or None for a source that is real data.
+
+    Raises:
+        InvalidData: If the source names a preset that there is not.
+    """
+    head, _, preset = source.partition(":")
+    if head != "synthetic":
+        return None
+    preset = preset or DEFAULT_PRESET
     if preset not in PRESETS:
         raise InvalidData(
             path=source,
@@ -91,7 +104,7 @@ def _synthetic(source: str, preset: str, *, seed: int) -> Interactions:
             received=f"the preset {preset!r}",
             remedy="Use one of these presets.",
         )
-    return SyntheticWorld(replace(PRESETS[preset], seed=seed)).interactions(name=f"synthetic-{preset}")
+    return SyntheticWorld(replace(PRESETS[preset], seed=seed))
 
 
 def _detect(path: Path) -> tuple[str, Path]:

@@ -330,7 +330,7 @@ class DivergedTraining(TrainingError):
     code = "diverged_training"
 
     def __init__(self, *, step: int, loss: float) -> None:
-        super().__init__(f"Expected a finite loss, got {loss} at step {step}. Resume with a lower learning rate.")
+        super().__init__(f"Expected a finite loss, got {loss} at step {step}. Train anew with a lower learning rate.")
         self.step, self.loss = step, loss
 
 

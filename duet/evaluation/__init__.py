@@ -1,0 +1,1 @@
+"""Evaluation: measured quality of what devices get, paired intervals, records and tables of results."""

@@ -1,0 +1,158 @@
+"""Quality of every representation as a device would see it: encode, decode, compose, the device's ONNX graph, rank.
+
+Nothing of the network is trusted here: what is ranked with went through package bytes and ONNX Runtime.
+
+Shapes: U users, T sample length, D embedding, P flat values of a head, M and K features of a layer, R rank.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from duet.device.runtime import DeviceModel
+from duet.evaluation.intervals import mean_interval
+from duet.networks.personalized_parameters_generator import Head, head_segments
+from duet.protocol.errors import UnusableRun
+from duet.protocol.layers import LayerTable
+from duet.protocol.manifest import Quality, RepresentationRecord
+from duet.protocol.package import LayerValues, ParameterPackage, encode_body, seal
+from duet.protocol.representation import Dtype, Form, Representation
+from duet.training.ranking import Questions, Ranks, ranks_of_scores
+
+METRIC = "ndcg@10"
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What the generator says for each user: flat values of the heads, ``[U, P]`` each."""
+
+    table: LayerTable
+    rank: int
+    values: Mapping[Head, NDArray[np.float32]]
+
+
+def offered_representations(heads: Sequence[Head], rank: int) -> tuple[Representation, ...]:
+    """List what a version with these heads can answer: every form, dtypes, and ranks 1, 2, 4, … up to R."""
+    ranks = sorted({min(2**power, rank) for power in range(rank.bit_length() + 1)})
+    offered = [Representation(Form.SHARED, Dtype.FLOAT32)]
+    for dtype in Dtype:
+        if "factors" in heads:
+            offered += [Representation(Form.FACTORS, dtype, r) for r in ranks]
+            offered.append(Representation(Form.COMPOSED, dtype, rank))
+        if "full" in heads:
+            offered.append(Representation(Form.FULL, dtype))
+    return tuple(offered)
+
+
+def layer_values(
+    generated: Generated,
+    user: int,
+    representation: Representation,
+    shared: Mapping[str, tuple[NDArray[np.float32], ...]],
+) -> dict[str, LayerValues]:
+    """Return the numbers of a package for one user, before quantisation."""
+    if representation.form is Form.SHARED:
+        return {}
+    head: Head = "full" if representation.form is Form.FULL else "factors"
+    flat = generated.values[head][user]
+    arrays: dict[str, dict[str, NDArray[np.float32]]] = {layer.name: {} for layer in generated.table.layers}
+    for segment in head_segments(generated.table, head, generated.rank):
+        array = flat[segment.start : segment.start + segment.size]
+        name = generated.table.layers[segment.layer].name
+        arrays[name][segment.role] = array if segment.role == "shift" else array.reshape(segment.rows, segment.columns)
+    values = {}
+    for name, found in arrays.items():
+        if representation.form is Form.FULL:
+            values[name] = LayerValues(weight=found["residual"], shift=found["shift"])
+        elif representation.form is Form.FACTORS:
+            values[name] = LayerValues(left=found["left"], right=found["right"], shift=found["shift"])
+        else:
+            left, right = found["left"][: representation.rank], found["right"][: representation.rank]
+            weight, bias = shared[name]
+            values[name] = LayerValues(weight=weight + left.T @ right, shift=bias + found["shift"])
+    return values
+
+
+def device_ranks(
+    device: DeviceModel,
+    generated: Generated,
+    representation: Representation,
+    samples: Sequence[object],
+    questions: Questions,
+    *,
+    on_user: Callable[[], None] = lambda: None,
+) -> Ranks:
+    """Rank every user's held-out item on the device, with parameters that went through package bytes.
+
+    Args:
+        device: The device model; its parameters are the shared ones again afterwards.
+        generated: What the generator says for each user.
+        representation: How it is sent.
+        samples: What each device holds, as raw ids.
+        questions: The held-out items, in the order of ``samples``.
+        on_user: Called after each user.
+    """
+    parts = []
+    for user, sample in enumerate(samples):
+        scores = _scores(device, generated, user, representation, sample)
+        parts.append(ranks_of_scores(scores[None], questions, slice(user, user + 1)))
+        on_user()
+    device.reset()
+    return Ranks(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("full", "sampled", "negatives")))
+
+
+def device_scores(
+    device_onnx: bytes, generated: Generated, representation: Representation, samples: Sequence[object]
+) -> NDArray[np.float32]:
+    """Score the catalogue for every user on a device, ``[U, N]``, with parameters that went through package bytes."""
+    device = DeviceModel.load(device_onnx)
+    return np.stack([_scores(device, generated, user, representation, sample) for user, sample in enumerate(samples)])
+
+
+def measure_representations(
+    device_onnx: bytes,
+    generated: Generated,
+    samples: Sequence[object],
+    questions: Questions,
+    *,
+    split: str,
+    on_user: Callable[[], None] = lambda: None,
+) -> tuple[RepresentationRecord, ...]:
+    """Measure size and quality of everything a version can answer with, as its manifest publishes them.
+
+    Args:
+        device_onnx: The device model that is published.
+        generated: What the generator says for each user.
+        samples: What each device holds, as raw ids.
+        questions: The held-out items, in the order of ``samples``.
+        split: Name of the split, for the record.
+        on_user: Called after each user of each representation.
+    """
+    device = DeviceModel.load(device_onnx)
+    records = []
+    for representation in offered_representations(tuple(generated.values), generated.rank):
+        ranks = device_ranks(device, generated, representation, samples, questions, on_user=on_user)
+        value, low, high = mean_interval(ranks.ndcg())
+        quality = Quality(metric=METRIC, split=split, value=round(value, 6), interval=(round(low, 6), round(high, 6)))
+        records.append(RepresentationRecord(representation, generated.table.package_bytes(representation), quality))
+    return tuple(records)
+
+
+def _scores(
+    device: DeviceModel, generated: Generated, user: int, representation: Representation, sample: object
+) -> NDArray[np.float32]:
+    """Score the catalogue ``[N]`` with the parameters of one user; they stay in place."""
+    values = layer_values(generated, user, representation, device.shared)
+    try:
+        body = encode_body(values, representation, device.table)
+    except ValueError as error:
+        raise UnusableRun(
+            path="the generator",
+            reason=f"it generates values that {representation} cannot hold: {str(error).rstrip('.')}",
+            remedy="Train with weight decay or a lower learning rate, in a new folder.",
+        ) from error
+    data = seal(body, representation=representation, version=bytes(16), table=device.table)
+    device.swap(ParameterPackage.decode(data, device.table).compose(device.shared))
+    return device.scores(sample).copy()

@@ -1,0 +1,67 @@
+"""What every backbone offers: states of a sample, and scores of candidates given the dynamic layers.
+
+Shapes: B samples in a batch, T sample length, S width of a state, n positions, C candidates, N catalogue items.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from duet.protocol.layers import DynamicLayer
+
+Classify = Callable[[Tensor], Tensor]
+"""The classifier, all dynamic layers in order, with the parameters of each row: ``[n, K] -> [n, M]``."""
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Sizes of a backbone.
+
+    Attributes:
+        name: Key of ``BACKBONES``.
+        item_count: Catalogue size N, padding not counted.
+        length: Longest sample T.
+        width: Width of item vectors and states.
+        blocks: Number of attention blocks, where the backbone has blocks.
+        heads: Attention heads, where it has heads.
+        dropout: Dropout probability in training.
+    """
+
+    name: str
+    item_count: int
+    length: int
+    width: int = 32
+    blocks: int = 2
+    heads: int = 2
+    dropout: float = 0.2
+
+
+class Backbone(Protocol):
+    """The static layers of a device model."""
+
+    @property
+    def dynamic_layers(self) -> tuple[DynamicLayer, ...]:
+        """Shapes of the dynamic layers that this backbone's classifier is made of."""
+
+    def embed(self, items: Tensor) -> Tensor:
+        """Return item vectors ``[..., width]`` of catalogue indices ``[...]``; index 0 (padding) is zero."""
+
+    def encode(self, items: Tensor) -> Tensor:
+        """Return states ``[B, T, S]`` of samples ``[B, T]``; position t depends on items up to t only."""
+
+    def scores(self, states: Tensor, classify: Classify, candidates: Tensor | None = None) -> Tensor:
+        """Return logits of candidates for states ``[n, S]``.
+
+        Args:
+            states: States of n positions, ``[n, S]``.
+            classify: The classifier, with each row's own parameters.
+            candidates: Catalogue indices ``[n, C]``; None scores the whole catalogue.
+
+        Returns:
+            Logits, ``[n, C]`` or ``[n, N]`` in catalogue order without padding.
+        """
+
+    def catalogue_loss(self, states: Tensor, classify: Classify, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy of ``targets [n]`` (catalogue indices from 1) among all N items."""

@@ -1,0 +1,43 @@
+"""Capacity-matched static baseline: the generator's encoder and as many parameters, but nothing is generated.
+
+    state' = state + perceptron(z)
+
+The hidden width of the perceptron is chosen so that it holds as many parameters as the generator's folded decoders. It
+answers whether a gain of DUET comes from generating parameters or merely from having more of them.
+"""
+
+from torch import Tensor, nn
+
+from duet.networks.backbones import BackboneConfig
+from duet.networks.duet_network import SHARED, GeneratorSizes, Served
+from duet.networks.personalized_parameters_generator import head_segments
+from duet.networks.sample_encoder import SampleEncoder
+from duet.networks.universal_meta_network import UniversalMetaNetwork
+
+
+class CapacityMatchedNetwork(nn.Module):
+    """Universal Meta Network whose state is shifted by a perceptron of the sample's embedding."""
+
+    served = (SHARED,)
+
+    def __init__(self, backbone: BackboneConfig, generator: GeneratorSizes) -> None:
+        super().__init__()
+        self.meta = UniversalMetaNetwork(backbone)
+        self.encoder = SampleEncoder(backbone.width, generator.embedding_dim, dropout=generator.dropout)
+        values = max(
+            sum(segment.size for segment in head_segments(self.meta.table, head, generator.rank))
+            for head in generator.heads
+        )
+        decoded = values * (generator.embedding_dim + 1)
+        hidden = max(1, (decoded - backbone.width) // (generator.embedding_dim + backbone.width + 1))
+        self.perceptron = nn.Sequential(
+            nn.Linear(generator.embedding_dim, hidden), nn.GELU(), nn.Linear(hidden, backbone.width)
+        )
+
+    def condition(
+        self, items: Tensor, positions: Tensor, served: Served = SHARED, *, lag: int = 0
+    ) -> tuple[Tensor, None]:
+        """Return shifted states ``[n, S]`` for the shared classifier; the arguments are ``DuetNetwork.condition``'s."""
+        states = self.meta.backbone.encode(items).flatten(0, 1)[positions]
+        embeddings = self.encoder(self.meta.backbone.embed(items)).flatten(0, 1)[positions]
+        return states + self.perceptron(embeddings), None

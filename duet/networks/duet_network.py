@@ -1,0 +1,120 @@
+"""The whole of DUET for one family of devices: Universal Meta Network, sample encoder and parameter generator together.
+
+Shapes: B samples in a batch, T sample length, n positions, D embedding, S width of a state.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from duet.networks.backbones import BackboneConfig
+from duet.networks.dynamic_layer import LayerResidual
+from duet.networks.personalized_parameters_generator import Head, PersonalizedParametersGenerator
+from duet.networks.sample_encoder import SampleEncoder
+from duet.networks.universal_meta_network import UniversalMetaNetwork
+
+
+@dataclass(frozen=True)
+class GeneratorSizes:
+    """Sizes of the sample encoder and of the generator.
+
+    Attributes:
+        embedding_dim: Width D of the embedding.
+        rank: Largest rank R of the factors.
+        heads: Heads that are trained, ``factors`` and/or ``full``.
+        decoders: Parallel decoders of the Stable Weight Adapter; 1 switches it off.
+        dropout: Dropout in the sample encoder.
+    """
+
+    embedding_dim: int = 32
+    rank: int = 4
+    heads: tuple[Head, ...] = ("factors",)
+    decoders: int = 3
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """Which parameters a device would hold: those of a head (rank 0 of none means the shared ones)."""
+
+    head: Head | None = None
+    rank: int = 0
+
+    def __str__(self) -> str:
+        return "shared" if self.head is None else f"factors-r{self.rank}" if self.head == "factors" else "full"
+
+
+SHARED = Served()
+
+
+class DuetNetwork(nn.Module):
+    """A Universal Meta Network whose classifier is shared or generated from the past of each position."""
+
+    def __init__(self, backbone: BackboneConfig, generator: GeneratorSizes) -> None:
+        super().__init__()
+        self.sizes = generator
+        self.meta = UniversalMetaNetwork(backbone)
+        self.encoder = SampleEncoder(backbone.width, generator.embedding_dim, dropout=generator.dropout)
+        self.generator = PersonalizedParametersGenerator(
+            self.meta.table,
+            embedding_dim=generator.embedding_dim,
+            rank=generator.rank,
+            heads=generator.heads,
+            decoders=generator.decoders,
+        )
+
+    @property
+    def served(self) -> tuple[Served, ...]:
+        """The parameters this network can give a device, the best it has first."""
+        return tuple(Served(head, self.sizes.rank if head == "factors" else 0) for head in self.sizes.heads)
+
+    def embeddings(self, items: Tensor) -> Tensor:
+        """Return the embedding of every prefix of samples ``[B, T]``: ``[B, T, D]``."""
+        embeddings: Tensor = self.encoder(self.meta.backbone.embed(items))
+        return embeddings
+
+    def residuals(self, embeddings: Tensor, served: Served) -> Sequence[LayerResidual] | None:
+        """Return what is added to the shared classifier for embeddings ``[n, D]``; None for the shared one itself."""
+        if served.head is None:
+            return None
+        residuals: list[LayerResidual] = self.generator(embeddings, served.head, use_rank=served.rank or None)
+        return residuals
+
+    def condition(
+        self, items: Tensor, positions: Tensor, served: Served = SHARED, *, lag: int = 0
+    ) -> tuple[Tensor, Sequence[LayerResidual] | None]:
+        """Return what the Universal Meta Network needs to score positions, each with parameters of its own past.
+
+        Args:
+            items: Samples ``[B, T]``, padded with 0 at the end.
+            positions: Flat positions ``[n]`` in ``[B * T]``.
+            served: Which parameters to apply.
+            lag: Generate from what was known so many items before (stale parameters); at least the first item is.
+
+        Returns:
+            States ``[n, S]``, and the residuals of the dynamic layers, or None for the shared classifier.
+        """
+        states = self.meta.backbone.encode(items).flatten(0, 1)[positions]
+        if served.head is None:
+            return states, None
+        length = items.shape[1]
+        columns = positions % length
+        sources = positions - columns + (columns - lag).clamp(min=0)
+        return states, self.residuals(self.embeddings(items).flatten(0, 1)[sources], served)
+
+
+class StaticNetwork(nn.Module):
+    """The Universal Meta Network alone: the static baseline, every device the same classifier."""
+
+    served = (SHARED,)
+
+    def __init__(self, backbone: BackboneConfig) -> None:
+        super().__init__()
+        self.meta = UniversalMetaNetwork(backbone)
+
+    def condition(
+        self, items: Tensor, positions: Tensor, served: Served = SHARED, *, lag: int = 0
+    ) -> tuple[Tensor, None]:
+        """Return states ``[n, S]`` as :meth:`DuetNetwork.condition` does; the classifier is always the shared one."""
+        return self.meta.backbone.encode(items).flatten(0, 1)[positions], None

@@ -1,0 +1,1 @@
+"""Training: typed configurations, objectives, the loop, checkpoints, and the ranks that selection looks at."""

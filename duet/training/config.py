@@ -1,0 +1,200 @@
+"""What one training run is: a typed, frozen configuration that a YAML file fills."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from duet.networks.backbones import BackboneConfig
+from duet.networks.duet_network import GeneratorSizes
+from duet.networks.personalized_parameters_generator import Head
+from duet.protocol.errors import InvalidData
+
+Variant = Literal["static", "capacity-matched", "duet"]
+Loss = Literal["softmax", "binary"]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataOptions(_Config):
+    """Where interactions come from and who is kept out of training."""
+
+    source: str = "synthetic"
+    """`synthetic`, or the path of a log; see docs/data.md."""
+    unseen_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the users that training never sees; they stand for new devices."""
+    user_column: str | None = None
+    """Name of the user column of a table, when it is not one of the usual names."""
+    item_column: str | None = None
+    """Name of the item column of a table."""
+    time_column: str | None = None
+    """Name of the time column of a table."""
+
+
+class BackboneOptions(_Config):
+    """The static layers of the device model."""
+
+    name: str = "sasrec"
+    """Key of `duet.networks.backbones.BACKBONES`."""
+    length: PositiveInt = 30
+    """Sample length T: how many recent items a device looks at and sends."""
+    width: PositiveInt = 32
+    """Width of item vectors and of the classifier."""
+    blocks: PositiveInt = 2
+    """Attention blocks."""
+    heads: PositiveInt = 2
+    """Attention heads."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout while training."""
+
+
+class GeneratorOptions(_Config):
+    """Sample encoder and Personalized Parameters Generator."""
+
+    embedding_dim: PositiveInt = 32
+    """Width D of the embedding."""
+    rank: int = Field(default=4, ge=1, le=255)
+    """Largest rank R of the generated factors; they are nested, so every smaller rank is served too."""
+    heads: tuple[Head, ...] = ("factors",)
+    """Heads to train: `factors`, `full` or both."""
+    decoders: PositiveInt = 3
+    """Parallel decoders of the Stable Weight Adapter; 1 switches it off."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout in the sample encoder while training."""
+
+
+class OptimisationOptions(_Config):
+    """Objective, optimiser, stopping."""
+
+    loss: Loss = "softmax"
+    """`softmax`: cross-entropy over the whole catalogue. `binary`: the paper's, with a few sampled negatives."""
+    negatives: PositiveInt = 4
+    """Sampled negatives per positive of the binary loss."""
+    batch_size: PositiveInt = 256
+    """Windows a step."""
+    learning_rate: PositiveFloat = 1e-3
+    """Of AdamW, after a short linear warm-up."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Of AdamW."""
+    clip_norm: PositiveFloat = 5.0
+    """Largest gradient norm."""
+    max_epochs: PositiveInt = 100
+    """Upper bound; early stopping usually comes first."""
+    patience: PositiveInt = 5
+    """Epochs without a better validation NDCG@10 before training stops."""
+    stale_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps with generated parameters that use stale ones, up to half a sample old."""
+    shared_share: float = Field(default=0.25, ge=0, le=1)
+    """Share of a duet run's steps that train the shared classifier (rank 0: the Universal Meta Network's loss)."""
+
+
+class TrainingConfig(_Config):
+    """One run: data, variant, sizes, optimisation, seed."""
+
+    model: Variant = "duet"
+    """`duet`, or a baseline: `static`, `capacity-matched`."""
+    data: DataOptions = DataOptions()
+    backbone: BackboneOptions = BackboneOptions()
+    generator: GeneratorOptions = GeneratorOptions()
+    optimisation: OptimisationOptions = OptimisationOptions()
+    seed: int = Field(default=0, ge=0)
+    """Seeds the split, the initialisation, the windows and the dropout."""
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "TrainingConfig":
+        if self.backbone.width % self.backbone.heads:
+            raise ValueError(
+                f"backbone.width must be divisible by backbone.heads, got {self.backbone.width}, {self.backbone.heads}"
+            )
+        if not self.generator.heads or len(set(self.generator.heads)) != len(self.generator.heads):
+            raise ValueError(f"generator.heads must name each head once, got {list(self.generator.heads)}")
+        return self
+
+    def backbone_sizes(self, item_count: int) -> BackboneConfig:
+        """Return the backbone's sizes for a catalogue of ``item_count`` items."""
+        return BackboneConfig(item_count=item_count, **self.backbone.model_dump())
+
+    def generator_sizes(self) -> GeneratorSizes:
+        """Return the generator's sizes."""
+        return GeneratorSizes(**self.generator.model_dump())
+
+    def to_yaml(self) -> str:
+        """Return the configuration as YAML that :func:`read_config` reads back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def override(config: TrainingConfig, key: str, value: str) -> TrainingConfig:
+    """Return the configuration with one setting changed.
+
+    Args:
+        config: The configuration.
+        key: The setting, levels between dots: ``generator.rank``.
+        value: The new value as YAML.
+
+    Raises:
+        InvalidData: If there is no such setting or the value does not fit.
+    """
+    document = config.model_dump(mode="json")
+    level: object = document
+    *path, last = key.split(".")
+    for name in path:
+        level = level.get(name) if isinstance(level, dict) else None
+    if not isinstance(level, dict) or last not in level:
+        known = [
+            f"{name}.{inner}" if isinstance(fields, dict) else name
+            for name, fields in document.items()
+            for inner in (fields if isinstance(fields, dict) else [""])
+        ]
+        raise InvalidData(
+            path="settings", line=None, expected=f"one of {', '.join(known)}", received=key, remedy="Correct the name."
+        )
+    level[last] = _parsed(value, f"the setting {key}")
+    return _validated(document, f"the setting {key}")
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """Read a configuration.
+
+    Raises:
+        InvalidData: If the file is absent, is not YAML, or holds unknown or impossible settings; all are named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidData(
+            path=path, line=None, expected="a readable YAML file", received=str(error), remedy="Check the path."
+        ) from error
+    document = _parsed(text, path)
+    return _validated({} if document is None else document, path)
+
+
+def _parsed(text: str, source: Path | str) -> object:
+    try:
+        parsed: object = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise InvalidData(
+            path=source,
+            line=None if mark is None else mark.line + 1,
+            expected="YAML",
+            received=str(getattr(error, "problem", error)),
+            remedy="Compare with the files in duet/training/configs.",
+        ) from error
+    return parsed
+
+
+def _validated(document: object, source: Path | str) -> TrainingConfig:
+    try:
+        return TrainingConfig.model_validate(document)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise InvalidData(
+            path=source,
+            line=None,
+            expected="a training configuration",
+            received=found,
+            remedy="See the settings in duet/training/config.py or the files in duet/training/configs.",
+        ) from error

@@ -1,0 +1,224 @@
+"""The training loop: all positions of a window in one pass, selection on validation, resumable after every epoch."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from duet.data.interactions import Interactions
+from duet.data.splits import LeaveOneOut, leave_one_out
+from duet.data.windows import training_windows
+from duet.networks.duet_network import SHARED, Served
+from duet.protocol.errors import DivergedTraining, UnusableRun
+from duet.training import checkpoint
+from duet.training.checkpoint import Progress
+from duet.training.config import TrainingConfig
+from duet.training.networks import build_network
+from duet.training.objectives import objective
+from duet.training.ranking import Questions, ask, rank
+
+WARM_UP_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch measured.
+
+    Attributes:
+        epoch: Number, from 1.
+        loss: Mean training loss.
+        validation: Mean validation NDCG@10, full catalogue, by what is served (``shared``, ``factors-r4``, ``full``).
+        value: What selection looks at: the mean over the heads being trained.
+        train_s: Time of the training pass.
+        validation_s: Time of the validation.
+        positions: Trained positions.
+    """
+
+    epoch: int
+    loss: float
+    validation: dict[str, float]
+    value: float
+    train_s: float
+    validation_s: float
+    positions: int
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Whom the loop tells: after every step (epoch, done and total steps of it) and after every epoch."""
+
+    on_step: Callable[[int, int, int], None] = lambda epoch, done, total: None
+    on_epoch: Callable[[Epoch, Progress], None] = lambda epoch, progress: None
+
+
+def split_of(config: TrainingConfig, interactions: Interactions) -> LeaveOneOut:
+    """Return the split a configuration asks for; training, evaluation and publishing all come here."""
+    return leave_one_out(interactions, unseen_share=config.data.unseen_share, seed=config.seed)
+
+
+def train(
+    config: TrainingConfig, interactions: Interactions, folder: Path, *, observer: Observer | None = None
+) -> Progress:
+    """Train one run into a folder, or go on where it stopped.
+
+    The weights of the best validation epoch end up in ``best.safetensors``. Randomness of an epoch depends on the seed
+    and the epoch alone, so a resumed run repeats what an uninterrupted one does.
+
+    Raises:
+        UnusableRun: If the folder holds a run with another configuration or other data, or a damaged one.
+        DivergedTraining: If the loss is no longer finite; the last good checkpoint stays.
+        DatasetTooSmall: If nothing can be trained or validated.
+    """
+    observer = observer or Observer()
+    split = split_of(config, interactions)
+    _claim(folder, config)
+    checkpoint.claim_data(folder, interactions)
+    torch.manual_seed(config.seed)
+    network = build_network(config, interactions.item_count)
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        lr=config.optimisation.learning_rate,
+        weight_decay=config.optimisation.weight_decay,
+        fused=True,
+    )
+    progress = Progress()
+    if any((folder / name).exists() for name in (checkpoint.STATE, checkpoint.LAST)):
+        progress = checkpoint.resume_last(folder, network, optimizer)
+    questions = ask(split, split.users, "validation", config.backbone.length)
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=progress.epoch + 1) as scalars:
+        while not progress.finished:
+            epoch, progress = _epoch(config, split, network, optimizer, questions, progress, observer)
+            if progress.best_epoch == epoch.epoch:
+                checkpoint.write_atomically(folder / checkpoint.BEST, save(network.state_dict()))
+            checkpoint.record_epoch(folder, asdict(epoch))
+            checkpoint.save_last(folder, network, optimizer, progress)
+            scalars.add_scalar("loss/train", epoch.loss, epoch.epoch)
+            scalars.add_scalar("speed/positions_per_s", epoch.positions / epoch.train_s, epoch.epoch)
+            for served, value in epoch.validation.items():
+                scalars.add_scalar(f"validation_ndcg@10/{served}", value, epoch.epoch)
+            observer.on_epoch(epoch, progress)
+    return progress
+
+
+def _claim(folder: Path, config: TrainingConfig) -> None:
+    """Make the folder this run's, or check that it already is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / checkpoint.CONFIG).exists():
+        if any(folder.iterdir()):
+            raise UnusableRun(path=folder, reason="it is not empty and not a run", remedy="Choose another folder.")
+        checkpoint.write_atomically(folder / checkpoint.CONFIG, config.to_yaml().encode())
+    elif checkpoint.read_run_config(folder) != config:
+        raise UnusableRun(
+            path=folder,
+            reason="it holds a run with another configuration",
+            remedy="Choose another folder, or delete this one to start over.",
+        )
+
+
+def _epoch(
+    config: TrainingConfig,
+    split: LeaveOneOut,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    questions: Questions,
+    progress: Progress,
+    observer: Observer,
+) -> tuple[Epoch, Progress]:
+    number = progress.epoch + 1
+    started = time.perf_counter()
+    loss, steps, positions = _train_epoch(config, split, network, optimizer, progress, observer)
+    trained = time.perf_counter()
+    served: tuple[Served, ...] = network.served  # type: ignore[assignment]
+    validation = {
+        str(parameters): float(rank(network, questions, parameters).ndcg().mean())
+        for parameters in dict.fromkeys((*served, SHARED))
+    }
+    value = float(np.mean([validation[str(parameters)] for parameters in served]))
+    finished = time.perf_counter()
+    epoch = Epoch(number, loss, validation, value, trained - started, finished - trained, positions)
+    better = value > progress.best_value
+    best_epoch = number if better else progress.best_epoch
+    after = replace(
+        progress,
+        epoch=number,
+        step=progress.step + steps,
+        best_epoch=best_epoch,
+        best_value=value if better else progress.best_value,
+        seconds=progress.seconds + finished - started,
+        finished=number >= config.optimisation.max_epochs or number - best_epoch >= config.optimisation.patience,
+    )
+    return epoch, after
+
+
+def _train_epoch(
+    config: TrainingConfig,
+    split: LeaveOneOut,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    observer: Observer,
+) -> tuple[float, int, int]:
+    """Run one pass over all training positions; return mean loss, steps and positions."""
+    options, number = config.optimisation, progress.epoch + 1
+    windows = training_windows(split, config.backbone.length, seed=config.seed, epoch=number)
+    inputs, targets = torch.from_numpy(windows.inputs).long(), torch.from_numpy(windows.targets).long()
+    steps = math.ceil(len(inputs) / options.batch_size)
+    choices = _served_choices(config, network, number, steps)
+    torch.manual_seed(config.seed * 100_003 + number)
+    negatives = torch.Generator().manual_seed(config.seed * 100_003 + number)
+    network.train()
+    total = 0.0
+    for index in range(steps):
+        rows = slice(index * options.batch_size, (index + 1) * options.batch_size)
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * min(1.0, (progress.step + index + 1) / WARM_UP_STEPS)
+        optimizer.zero_grad(set_to_none=True)
+        served, lag = next(choices)
+        loss = objective(
+            network,  # type: ignore[arg-type]
+            inputs[rows],
+            targets[rows],
+            served,
+            options,
+            item_count=split.interactions.item_count,
+            generator=negatives,
+            lag=lag,
+        )
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DivergedTraining(step=progress.step + index + 1, loss=value)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
+        optimizer.step()
+        total += value
+        observer.on_step(number, index + 1, steps)
+    if not all(parameter.isfinite().all() for parameter in network.parameters()):
+        # the last step broke what the next one would have found out, after the checkpoint
+        raise DivergedTraining(step=progress.step + steps, loss=math.nan)
+    return total / steps, steps, windows.positions
+
+
+def _served_choices(config: TrainingConfig, network: nn.Module, epoch: int, steps: int) -> Iterator[tuple[Served, int]]:
+    """Draw what the devices hold in each step: shared, or a head; factors of the full rank or, half the time, fewer.
+
+    The random truncation is what makes the factors nested. With each choice comes the age of the parameters in items.
+    """
+    served: tuple[Served, ...] = network.served  # type: ignore[assignment]
+    rng = np.random.default_rng([config.seed, epoch, 1])
+    for _ in range(steps):
+        choice = served[int(rng.integers(len(served)))]
+        if choice.head is not None and rng.random() < config.optimisation.shared_share:
+            choice = SHARED
+        if choice.head == "factors" and choice.rank > 1 and rng.random() < 0.5:
+            choice = Served("factors", int(rng.integers(1, choice.rank)))
+        lag = 0
+        if choice.head is not None and rng.random() < config.optimisation.stale_share:
+            lag = int(rng.integers(1, max(1, config.backbone.length // 2) + 1))
+        yield choice, lag

@@ -1,0 +1,49 @@
+"""Small networks whose every parameter matters: fresh ones generate almost nothing, which would hide mistakes."""
+
+import torch
+
+from duet.networks.backbones import BackboneConfig
+from duet.networks.capacity_matched import CapacityMatchedNetwork
+from duet.networks.duet_network import SHARED, DuetNetwork, GeneratorSizes, Served, StaticNetwork
+
+ITEMS, LENGTH, RANK = 23, 7, 3
+BACKBONE = BackboneConfig("sasrec", item_count=ITEMS, length=LENGTH, width=8, blocks=2, heads=2, dropout=0.2)
+SIZES = GeneratorSizes(embedding_dim=5, rank=RANK, heads=("factors", "full"), decoders=3, dropout=0.2)
+SERVED = (SHARED, *(Served("factors", rank) for rank in range(1, RANK + 1)), Served("full"))
+NETWORKS = {
+    "duet": lambda: DuetNetwork(BACKBONE, SIZES),
+    "static": lambda: StaticNetwork(BACKBONE),
+    "capacity-matched": lambda: CapacityMatchedNetwork(BACKBONE, SIZES),
+}
+
+
+def make(name: str = "duet", *, seed: int = 0):
+    """Build a network in evaluation mode and move all its parameters away from their initial values."""
+    torch.manual_seed(seed)
+    network = NETWORKS[name]()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+        network.meta.backbone.items.weight[0] = 0
+    return network.eval()
+
+
+def samples(*lengths: int, seed: int = 1):
+    """Draw one sample of each length, padded at the end: int64 ``[B, T]``."""
+    generator = torch.Generator().manual_seed(seed)
+    items = torch.zeros(len(lengths), LENGTH, dtype=torch.int64)
+    for row, length in enumerate(lengths):
+        items[row, :length] = torch.randint(1, ITEMS + 1, (length,), generator=generator)
+    return items
+
+
+def all_positions(items):
+    """Name every position of samples ``[B, T]``."""
+    return torch.arange(items.numel())
+
+
+def logits(network, items, served=SHARED, positions=None):
+    """Score the catalogue at positions, at all of them without: ``[n, N]``."""
+    with torch.no_grad():
+        states, residuals = network.condition(items, all_positions(items) if positions is None else positions, served)
+        return network.meta.scores(states, residuals)
