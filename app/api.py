@@ -1,0 +1,235 @@
+"""The HTTP API: routes, what they read, and how failures are told. The work is the gateway's."""
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+import duet
+from app import openapi
+from app.boundary import Boundary, request_id_of
+from app.catalog import ServedVersion
+from app.gateway import ANSWER_TYPES, JSON, ONNX, PACKAGE, Gateway
+from app.media_types import media_type_of, negotiate
+from app.problems import plain_problem, problem_response
+from app.schemas import ModelList, PackageAnswer, ParametersRequest, Status
+from duet.protocol.errors import (
+    BodyTooLarge,
+    BudgetTooSmall,
+    DeadlineExceeded,
+    DuetError,
+    InvalidRequest,
+    InvalidSample,
+    NonFiniteParameters,
+    NotAcceptable,
+    Overloaded,
+    UnknownModel,
+    UnknownVersion,
+    UnsupportedMediaType,
+    VersionNotReady,
+)
+
+_SHOWN_MISTAKES = 3
+_IMMUTABLE, _CHECK_AGAIN = "public, max-age=31536000, immutable", "no-cache"
+
+_VERSION_HEADERS = {
+    "Duet-Version": "First 16 bytes of the manifest's SHA-256, hexadecimal; stands in every package.",
+    "Duet-Model-Version": "Name of the version.",
+}
+_ANSWER_HEADERS = {
+    "Duet-Plan": "Name of the representation that was chosen, or `keep`.",
+    "Duet-Predicted-Ms": "What the plan expected, from sending to the last byte received.",
+    "Duet-Server-Ms": "What the server took.",
+    "Duet-Network-Ms": "What the plan expects of the network.",
+    "Duet-Tag": "Names what was sent; send it back in `current`.",
+    **_VERSION_HEADERS,
+    "Server-Timing": "`queue`, `encode`, `generate`, `compose` in milliseconds; the last three of the whole batch.",
+}
+_FILE_HEADERS = {"ETag": "SHA-256 of the file; send it back in `If-None-Match`.", **_VERSION_HEADERS}
+
+ModelName = Annotated[str, Path(description="Name of a published model.", max_length=64)]
+VersionName = Annotated[str | None, Query(description="A published version; the active one by default.", max_length=64)]
+
+
+def build_api(gateway: Gateway, *, body_limit_bytes: int) -> FastAPI:
+    """Make the ASGI application in front of a gateway that has started."""
+    app = FastAPI(
+        title="DUET Serve",
+        version=duet.__version__,
+        description="Generates the parameters of on-device models, for one device at one moment.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(Boundary, body_limit_bytes=body_limit_bytes)
+    app.add_exception_handler(DuetError, _duet_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _parameter_error)
+    _add_parameters(app, gateway)
+    _add_models(app, gateway)
+    _add_probes(app, gateway)
+    openapi.install(app)
+    return app
+
+
+class _DirectRoute(APIRoute):
+    """A route whose endpoint reads the request itself: the hot path needs none of FastAPI's dependencies."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Make what Starlette calls."""
+
+        async def handle(request: Request) -> Response:
+            response: Response = await self.endpoint(request.path_params["model"], request)
+            return response
+
+        return handle
+
+
+def _add_parameters(app: FastAPI, gateway: Gateway) -> None:
+    answer = openapi.binary("The parameters.", PACKAGE, ONNX, headers=_ANSWER_HEADERS)
+    answer["content"][JSON] = {"schema": openapi.reference(PackageAnswer)}
+    kept = {
+        "description": "The device holds what it would get, or better: keep it.",
+        "headers": openapi.header_descriptions(_ANSWER_HEADERS),
+    }
+    failures = openapi.problem_responses(
+        InvalidRequest,
+        UnknownModel,
+        NotAcceptable,
+        BodyTooLarge,
+        UnsupportedMediaType,
+        InvalidSample,
+        BudgetTooSmall,
+        Overloaded,
+        NonFiniteParameters,
+        VersionNotReady,
+        DeadlineExceeded,
+    )
+    body = {"required": True, "content": {JSON: {"schema": openapi.reference(ParametersRequest)}}}
+
+    router = APIRouter(route_class=_DirectRoute)
+
+    @router.post(
+        "/v1/models/{model}/parameters",
+        operation_id="generate_parameters",
+        tags=["parameters"],
+        response_class=Response,
+        responses={200: answer, 204: kept, **failures},
+        openapi_extra={"requestBody": body},
+    )
+    async def generate_parameters(model: ModelName, request: Request) -> Response:
+        """Generate the parameters that suit a sample, in the best representation that arrives within the budget."""
+        media_type = negotiate(request.headers.get("accept"), ANSWER_TYPES)
+        if media_type is None:
+            raise NotAcceptable(accepts=[request.headers["accept"][:200]], offered=ANSWER_TYPES)
+        content_type = media_type_of(request.headers.get("content-type"))
+        if content_type != JSON:
+            raise UnsupportedMediaType(received=content_type or "none", expected=[JSON])
+        content = await request.body()
+        answered = await gateway.parameters(model, _read(content), media_type=media_type, upload_bytes=len(content))
+        return Response(answered.content, answered.status, answered.headers, answered.media_type)
+
+    app.include_router(router)
+
+
+def _add_models(app: FastAPI, gateway: Gateway) -> None:
+    failures = openapi.problem_responses(InvalidRequest, UnknownModel, UnknownVersion, VersionNotReady)
+    not_modified = {"description": "The client holds this file.", "headers": openapi.header_descriptions(_FILE_HEADERS)}
+    manifest = openapi.binary("The manifest, byte for byte.", JSON, headers=_FILE_HEADERS)
+    device_model = openapi.binary("The device model.", ONNX, headers=_FILE_HEADERS)
+
+    @app.get("/v1/models", operation_id="list_models", tags=["models"], responses=openapi.problem_responses())
+    async def list_models() -> ModelList:
+        """List the models that are served, with their versions."""
+        return ModelList(models=await gateway.catalog.summaries())
+
+    @app.get(
+        "/v1/models/{model}",
+        operation_id="get_manifest",
+        tags=["models"],
+        response_class=Response,
+        responses={200: manifest, 304: not_modified, **failures},
+    )
+    async def get_manifest(model: ModelName, request: Request, version: VersionName = None) -> Response:
+        """Get the manifest of a version: its signature, layers, hashes and measured quality."""
+        served = await gateway.catalog.version(model, version)
+        sha256 = served.manifest_sha256
+        return _file(request, served, served.published.manifest_bytes, sha256, JSON, is_pinned=version is not None)
+
+    @app.get(
+        "/v1/models/{model}/device-model",
+        operation_id="get_device_model",
+        tags=["models"],
+        response_class=Response,
+        responses={200: device_model, 304: not_modified, **failures},
+    )
+    async def get_device_model(model: ModelName, request: Request, version: VersionName = None) -> Response:
+        """Download the model that runs on the device, with the shared parameters in place."""
+        served = await gateway.catalog.version(model, version)
+        sha256 = served.published.manifest.files["device.onnx"].sha256
+        return _file(request, served, served.device_model, sha256, ONNX, is_pinned=version is not None)
+
+
+def _add_probes(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/livez", operation_id="get_liveness", tags=["probes"], responses=openapi.problem_responses())
+    async def get_liveness() -> Status:
+        """Say that the process answers."""
+        return Status(status="alive")
+
+    @app.get(
+        "/readyz", operation_id="get_readiness", tags=["probes"], responses=openapi.problem_responses(VersionNotReady)
+    )
+    async def get_readiness() -> Status:
+        """Say that every stage answers and holds the active versions."""
+        return Status(status="ready", models=await gateway.check())
+
+
+def _read(content: bytes) -> ParametersRequest:
+    try:
+        return ParametersRequest.model_validate_json(content)
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False, include_context=False, include_input=False)
+        told = "; ".join(
+            f"{'.'.join(map(str, mistake['loc'])) or 'body'}: {mistake['msg']}"
+            for mistake in mistakes[:_SHOWN_MISTAKES]
+        )
+        more = f" (and {len(mistakes) - _SHOWN_MISTAKES} more)" if len(mistakes) > _SHOWN_MISTAKES else ""
+        raise InvalidRequest(
+            detail=f"Expected a body as /openapi.json describes ParametersRequest, got {told}{more}. Correct them."
+        ) from error
+
+
+def _file(
+    request: Request, served: ServedVersion, content: bytes, sha256: str, media_type: str, *, is_pinned: bool
+) -> Response:
+    headers = served.headers | {"ETag": f'"{sha256}"', "Cache-Control": _IMMUTABLE if is_pinned else _CHECK_AGAIN}
+    known = request.headers.get("if-none-match", "")
+    tags = {tag.strip().removeprefix("W/") for tag in known.split(",")}
+    if headers["ETag"] in tags or "*" in tags:
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type=media_type)
+
+
+async def _duet_error(request: Request, error: Exception) -> Response:
+    return problem_response(error, request_id_of(request.scope))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    method, path = request.method, request.url.path[:200]
+    code, detail = {
+        404: ("not_found", f"Expected one of the paths of /openapi.json, got {path!r}. Correct the path."),
+        405: ("method_not_allowed", f"Expected another method for {path!r}, got {method}. See /openapi.json."),
+    }.get(error.status_code, ("http_error", str(error.detail)))
+    headers = dict(error.headers or {})
+    return plain_problem(error.status_code, code, detail, request_id_of(request.scope), headers=headers)
+
+
+async def _parameter_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    told = "; ".join(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}" for mistake in error.errors())
+    return await _duet_error(request, InvalidRequest(detail=f"Expected parameters as in /openapi.json, got {told}."))

@@ -1,0 +1,98 @@
+"""What stands around every request: its id, the limit on its body, and the last resort when something breaks."""
+
+import logging
+import uuid
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.problems import problem_response
+from duet.protocol.errors import BodyTooLarge, InvalidRequest
+
+_REQUEST_ID = b"x-request-id"
+_SHOWN_CHARACTERS = 128
+_CONTENT_LENGTH_DIGITS = 18
+
+logger = logging.getLogger(__name__)
+
+
+class Boundary:
+    """ASGI middleware. Refuses a body that is too large before it is read, and cuts it off while it is read.
+
+    An error that nothing inside has answered is logged with its traceback and answered with a fixed sentence.
+    """
+
+    def __init__(self, app: ASGIApp, *, body_limit_bytes: int) -> None:
+        """Stand around ``app``.
+
+        Args:
+            app: What answers the requests.
+            body_limit_bytes: Largest body.
+        """
+        self._app, self._limit_bytes = app, body_limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        has_id = _REQUEST_ID in headers
+        request_id = _printable(headers[_REQUEST_ID]) if has_id else str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+        has_started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                if not has_id:  # behind Ray Serve the proxy has set it, and repeats it in the answer
+                    message["headers"] = [*message.get("headers", ()), (_REQUEST_ID, request_id.encode())]
+            await send(message)
+
+        try:
+            self._check_length(headers.get(b"content-length"))
+            await self._app(scope, self._counted(receive), watched_send)
+        except ClientDisconnect:
+            return  # nobody reads an answer
+        except (BodyTooLarge, InvalidRequest) as error:
+            await problem_response(error, request_id)(scope, receive, watched_send)
+        except Exception as error:
+            logger.exception("Request %s met an error that it should not have met", request_id)
+            if has_started:
+                raise
+            await problem_response(error, request_id)(scope, receive, watched_send)
+
+    def _check_length(self, declared: bytes | None) -> None:
+        if declared is None:
+            return
+        if not declared.isdigit() or len(declared) > _CONTENT_LENGTH_DIGITS:
+            raise InvalidRequest(detail="Expected Content-Length to be a count of bytes. Send the length of the body.")
+        if int(declared) > self._limit_bytes:
+            raise BodyTooLarge(limit_bytes=self._limit_bytes, received_bytes=int(declared))
+
+    def _counted(self, receive: Receive) -> Receive:
+        received_bytes = 0
+
+        async def counted() -> Message:
+            nonlocal received_bytes
+            message = await receive()
+            if message["type"] == "http.request":
+                received_bytes += len(message.get("body", b""))
+                if received_bytes > self._limit_bytes:
+                    # how much more would come is not known without reading it
+                    raise BodyTooLarge(limit_bytes=self._limit_bytes, received_bytes=None)
+            return message
+
+        return counted
+
+
+def request_id_of(scope: Scope) -> str:
+    """Read the id that the boundary gave to a request."""
+    request_id: str = scope["state"]["request_id"]
+    return request_id
+
+
+def _printable(raw: bytes) -> str:
+    text = raw.decode("ascii", "replace")[:_SHOWN_CHARACTERS]
+    return "".join(letter if letter.isprintable() and letter.isascii() else "?" for letter in text)

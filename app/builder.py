@@ -1,0 +1,88 @@
+"""Makes the Ray Serve application of either placement. The only file that knows every deployment.
+
+Annotations stay objects here: Ray checks the arguments by the one of ``build_app``; a string would switch that off.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+
+from app.api import build_api
+from app.gateway import Gateway
+from app.settings import AppSettings
+from deployments.pipeline import ColocatedPipeline, Pipeline, SplitPipeline
+from deployments.replicas import ComposerReplica, EncoderReplica, ParameterGeneratorReplica
+
+# requests queue in our own batcher: a full replica of Serve's is polled by its callers, not woken
+_GATEWAY_REQUESTS = 512
+# a batch crosses a hop, so these are batches
+_STAGE_BATCHES = 16
+
+
+class GatewayReplica:
+    """Serves a ``Gateway`` over HTTP."""
+
+    async def __init__(self, settings: AppSettings, *stages: Any) -> None:  # type: ignore[misc]  # Serve awaits it
+        """Prepare what is published; a replica takes requests after that.
+
+        Args:
+            settings: What the operator has set.
+            stages: Handles of encoder, parameter generator and composer in split placement, none in colocated.
+        """
+        pipeline: Pipeline = SplitPipeline(*stages) if stages else _colocated(settings)
+        self._settings, self._gateway = settings, Gateway(settings, pipeline)
+        await self._gateway.start()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_api(self._gateway, body_limit_bytes=self._settings.body_limit_bytes)
+
+    async def check_health(self) -> None:
+        """Show that the event loop turns; the stages have checks of their own."""
+
+    async def __del__(self) -> None:  # Serve awaits it before it ends the process
+        await self._gateway.stop()
+
+
+def build_app(args: AppSettings) -> Application:
+    """Wire the deployments of one placement. Split placement asks for less than two cores.
+
+    Args:
+        args: ``args`` of ``serve_config.yaml``, or the options of ``duet serve``.
+    """
+    # replicas may start elsewhere than this process
+    settings = args.model_copy(update={"models": str(Path(args.models).resolve())})
+    gateway = serve.ingress()(GatewayReplica)
+    # Ray hides the accelerators from a replica that asks for none
+    accelerator = {"num_gpus": 0 if settings.accelerator == "cpu" else 1}
+    if settings.placement == "colocated":
+        return _deployment(gateway, "Gateway", _GATEWAY_REQUESTS, num_cpus=1, **accelerator).bind(settings)
+    models, model, threads = settings.models, settings.model, settings.intra_op_threads
+    encoder = _deployment(EncoderReplica, "Encoder", _STAGE_BATCHES, num_cpus=0.5)
+    generator = _deployment(
+        ParameterGeneratorReplica, "ParameterGenerator", _STAGE_BATCHES, num_cpus=0.5, **accelerator
+    )
+    composer = _deployment(ComposerReplica, "Composer", _STAGE_BATCHES, num_cpus=0.25)
+    return _deployment(gateway, "Gateway", _GATEWAY_REQUESTS, num_cpus=0.5).bind(
+        settings,
+        encoder.bind(models, model=model, intra_op_threads=threads),
+        generator.bind(models, model=model, accelerator=settings.accelerator, intra_op_threads=threads),
+        composer.bind(models, model=model),
+    )
+
+
+def _deployment(replica: type, name: str, requests: int, **resources: float) -> serve.Deployment:
+    return serve.deployment(replica, name=name, max_ongoing_requests=requests, ray_actor_options=resources)
+
+
+def _colocated(settings: AppSettings) -> ColocatedPipeline:
+    # here, because the gateway of split placement loads neither torch nor ONNX
+    from deployments.composer import Composer
+    from deployments.encoder import Encoder
+    from deployments.parameter_generator import ParameterGenerator
+
+    models, threads = settings.models, settings.intra_op_threads
+    generator = ParameterGenerator(models, accelerator=settings.accelerator, intra_op_threads=threads)
+    return ColocatedPipeline(Encoder(models, intra_op_threads=threads), generator, Composer(models))

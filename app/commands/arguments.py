@@ -1,0 +1,100 @@
+"""What several subcommands take: the folder of models, a server, a sample, a link; and how their text is read."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from duet.protocol.budget import Link
+
+
+def _check_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"Expected an address such as http://127.0.0.1:8000, got {url!r}.")
+    return url
+
+
+ModelsFolder = Annotated[Path, typer.Option("--models", help="The model repository: one folder a model.")]
+ModelName = Annotated[str, typer.Option("--model", help="Name of a published model.")]
+ServerUrl = Annotated[str, typer.Option("--url", callback=_check_url, help="Where `duet serve` listens.")]
+SampleText = Annotated[
+    str,
+    typer.Option(
+        "--sample",
+        help="What the device sends: '1,2,3' (item ids, oldest first), any JSON, or @FILE that holds either.",
+    ),
+]
+BudgetMs = Annotated[
+    float, typer.Option("--budget-ms", min=1, help="From sending to the last byte received, in milliseconds.")
+]
+LinkText = Annotated[
+    str,
+    typer.Option(
+        "--link",
+        help="The device's connection: slow-3g, slow-4g, fast-4g, lte, wifi, 5g, or DOWN/UP/RTT (kbit/s, kbit/s, ms).",
+    ),
+]
+
+
+def read_sample(text: str) -> object:
+    """Read a sample from the command line.
+
+    Args:
+        text: JSON; or item ids between commas or line ends, where digits alone are an integer; or ``@`` and a file.
+
+    Raises:
+        InvalidSample: If there is nothing in it, it is no text, or it starts like JSON and is none.
+    """
+    from duet.protocol.errors import InvalidSample
+
+    source = text
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).expanduser().read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidSample(
+                expected="UTF-8 text", received=f"{source!r} ({error})", remedy="Save it so."
+            ) from error
+    text = text.strip()
+    if text.startswith(("[", "{")):
+        try:
+            return json.loads(text, parse_constant=_refuse_constant)
+        except ValueError as error:
+            raise InvalidSample(
+                expected="JSON, as it starts with a bracket", received=f"{source!r} ({error})", remedy="Close it."
+            ) from error
+    ids = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
+    if not ids:
+        raise InvalidSample(expected="at least one item id", received=repr(source), remedy="Try --sample 1,2,3.")
+    return [int(part) if part.isdecimal() else part for part in ids]
+
+
+def read_link(text: str) -> "str | Link":
+    """Read a link from the command line.
+
+    Returns:
+        The name of a profile, or the link that the three numbers describe.
+
+    Raises:
+        InvalidRequest: If it is neither.
+    """
+    from duet.protocol.budget import PROFILES, Link
+    from duet.protocol.errors import InvalidRequest
+
+    if text in PROFILES:
+        return text
+    try:
+        down_kbps, up_kbps, rtt_ms = (float(part) for part in text.split("/"))
+        return Link(down_kbps, up_kbps, rtt_ms)
+    except ValueError as error:
+        raise InvalidRequest(
+            detail=f"Expected a link, {', '.join(PROFILES)} or DOWN/UP/RTT such as 9000/1500/60 (kbit/s, kbit/s, ms), "
+            f"got {text!r}."
+        ) from error
+
+
+def _refuse_constant(name: str) -> object:
+    # Python reads and writes NaN and Infinity, which no JSON has
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,76 @@
+"""``duet device``: be a device once. Predict, ask the cloud for parameters, predict again, compare the two lists."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.commands.arguments import BudgetMs, LinkText, ModelName, SampleText, ServerUrl, read_link, read_sample
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from duet.device.client import DuetDevice
+    from duet.device.runtime import Ranking
+    from duet.device.update import Update
+
+CACHE = Path(".cache/devices")
+
+
+def device(
+    model: ModelName,
+    sample: SampleText,
+    url: ServerUrl = "http://127.0.0.1:8000",
+    budget_ms: BudgetMs = 200,
+    link: LinkText = "lte",
+    k: Annotated[int, typer.Option("--k", min=1, help="Length of the two lists.")] = 10,
+    cache: Annotated[Path, typer.Option(help="Where device models are kept; each version is downloaded once.")] = CACHE,
+) -> None:
+    """Predict as a device would, before and after the cloud has generated parameters for this sample.
+
+    Both predictions run here, on ONNX Runtime; only the sample goes up and only parameters come down.
+    """
+    from rich import print as rich_print
+
+    from duet.device.client import DuetDevice
+
+    items, connection = read_sample(sample), read_link(link)
+    with DuetDevice(
+        url, model, device_id="duet-device", cache=cache.expanduser(), link=connection, budget_ms=budget_ms
+    ) as phone:
+        before = phone.predict(items, k=k)
+        update = phone.update(items, raise_on_error=True)
+        after = phone.predict(items, k=k)
+        _print_update(phone, update)
+    rich_print(_comparison(before, after))
+
+
+def _print_update(phone: "DuetDevice", update: "Update") -> None:
+    stages = ", ".join(f"{name} {milliseconds:g}" for name, milliseconds in update.server.items())
+    manifest = phone.manifest
+    typer.echo(f"model        {manifest.model} {manifest.version}, {len(phone.model.vocabulary):,} items")
+    typer.echo(f"plan         {update.plan or 'not said'}: {update.status}")
+    typer.echo(
+        f"package      {update.package_bytes:,} bytes; {update.bytes_up:,} up and {update.bytes_down:,} down in all"
+    )
+    typer.echo(f"predicted    {_ms(update.predicted_ms)}, of which network {_ms(update.network_ms)}")
+    typer.echo(f"server       {_ms(update.server_ms)}" + (f" ({stages})" if stages else ""))
+    typer.echo(f"measured     {update.measured_ms:.1f} ms from asking to the swap, without the link\n")
+
+
+def _ms(value: float | None) -> str:
+    return "not said" if value is None else f"{value:.1f} ms"
+
+
+def _comparison(before: "Ranking", after: "Ranking") -> "Table":
+    """Both lists side by side; what moved says from where."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("", "shared parameters", "parameters for this sample", "", box=None, header_style="bold")
+    places = {raw: place for place, raw in enumerate(before.ids, start=1)}
+    for place, (raw, old, new) in enumerate(zip(after.ids, before.titles, after.titles, strict=True), start=1):
+        was = places.get(raw)
+        move = "new" if was is None else "" if was == place else f"from {was}"
+        table.add_row(str(place), escape(old), escape(new), move)
+    return table

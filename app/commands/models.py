@@ -1,0 +1,162 @@
+"""``duet models``: look into the model repository, verify it, and choose the version that is served."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.commands.arguments import ModelsFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from duet.protocol.manifest import RepresentationRecord
+    from duet.registry import PublishedVersion, Registry
+
+FOLDER = Path("models")
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a published model.")]
+Version = Annotated[str | None, typer.Option("--version", help="Name of a version; the active one by default.")]
+
+app = typer.Typer(no_args_is_help=False, help="List, inspect, verify and switch published models.")
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context, folder: ModelsFolder = FOLDER) -> None:
+    """List, inspect, verify and switch published models. Without a subcommand: list them."""
+    context.obj = folder
+    if context.invoked_subcommand is None:
+        list_models(context)
+
+
+@app.command("list")
+def list_models(context: typer.Context) -> None:
+    """List every model with its active version."""
+    from rich import print as rich_print
+    from rich.table import Table
+
+    from duet.protocol.errors import DuetError
+
+    registry = _registry(context)
+    names = registry.models()
+    if not names:
+        typer.echo(f"No model is published in {registry.root}. Publish one: duet publish RUN")
+        return
+    table = Table("model", "active version", "versions", box=None, header_style="bold", pad_edge=False)
+    for name in names:
+        try:
+            active = registry.active(name)
+        except DuetError as error:
+            active = f"none: {error}"
+        table.add_row(name, active, str(len(registry.versions(name))))
+    rich_print(table)
+
+
+@app.command()
+def show(context: typer.Context, model: ModelArgument, version: Version = None) -> None:
+    """Show what a version is, and every representation with its bytes and measured quality."""
+    from rich import print as rich_print
+
+    registry = _registry(context)
+    published = registry.open(model, version)
+    others = [name for name in registry.versions(model) if name != published.version]
+
+    is_active = published.version == registry.active(model)
+    typer.echo(f"{model} {published.version}" + (" (active)" if is_active else ""))
+    for name, value in _facts(published).items():
+        typer.echo(f"  {name:<12} {value}")
+    if others:
+        typer.echo(f"  {'others':<12} {', '.join(others)}")
+    typer.echo("")
+    rich_print(representations_table(published.manifest.representations))
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Only this model.")] = None,
+) -> None:
+    """Check every file of every version against its hash; exit code 2 if one is not as it was published."""
+    from duet.protocol.errors import DuetError
+
+    registry = _registry(context)
+    damaged = 0
+    for name in [model] if model else registry.models():
+        for version in registry.versions(name):
+            try:
+                files = registry.open(name, version).manifest.files.values()
+                typer.echo(f"ok       {name} {version}: {len(files)} files, {_size(sum(file.bytes for file in files))}")
+            except DuetError as error:
+                damaged += 1
+                typer.echo(f"damaged  {name} {version}: {error}")
+    if damaged:
+        raise typer.Exit(2)
+
+
+@app.command()
+def activate(
+    context: typer.Context, model: ModelArgument, version: Annotated[str, typer.Argument(metavar="VERSION")]
+) -> None:
+    """Serve this version from now on. A running server follows within seconds."""
+    _registry(context).activate(model, version)
+    typer.echo(f"{model} {version} is active.")
+
+
+@app.command()
+def rollback(context: typer.Context, model: ModelArgument) -> None:
+    """Serve the version again that was active before."""
+    version = _registry(context).rollback(model)
+    typer.echo(f"{model} {version} is active again.")
+
+
+def representations_table(records: "Sequence[RepresentationRecord]") -> "Table":
+    """Lay out every representation with its bytes, its measured quality and its download on a slow and a fast link."""
+    from rich.table import Table
+
+    from duet.protocol.budget import PROFILES
+
+    links = ("slow-3g", "lte")
+    quality = ", ".join(sorted({f"{record.quality.metric}\n{record.quality.split}" for record in records}))
+    table = Table("representation", box=None, header_style="bold", pad_edge=False)
+    for heading in ("bytes", quality, "interval", *(f"{link}\nms" for link in links)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in sorted(records, key=lambda record: record.package_bytes):
+        low, high = record.quality.interval
+        downloads = (PROFILES[link].download_ms(record.package_bytes) for link in links)
+        table.add_row(
+            str(record.representation),
+            f"{record.package_bytes:,}",
+            f"{record.quality.value:.4f}",
+            f"{low:.4f}-{high:.4f}",
+            *(f"{milliseconds:.1f}" for milliseconds in downloads),
+        )
+    return table
+
+
+def _registry(context: typer.Context) -> "Registry":
+    from duet.registry import Registry
+
+    return Registry(Path(context.obj).expanduser())
+
+
+def _facts(published: "PublishedVersion") -> dict[str, str]:
+    manifest = published.manifest
+    layers = ", ".join(f"{layer.name} [{layer.outputs}, {layer.inputs}]" for layer in manifest.layers.layers)
+    signature = ", ".join(f"{name} {value}" for name, value in manifest.signature.items())
+    return {
+        "created": manifest.created,
+        "digest": published.digest.hex(),
+        "task": manifest.task,
+        "sample": signature,
+        "layers": layers,
+        "generator": f"embedding {manifest.embedding_dim}, rank {manifest.rank}, heads {', '.join(manifest.heads)}",
+        "training": ", ".join(f"{n} {v}" for n, v in manifest.training.items() if isinstance(v, str | int | float)),
+        "files": _size(sum(record.bytes for record in manifest.files.values())),
+        "folder": str(published.folder),
+    }
+
+
+def _size(count_bytes: int) -> str:
+    return f"{count_bytes / 2**20:.1f} MiB" if count_bytes >= 2**20 else f"{count_bytes / 2**10:.1f} KiB"

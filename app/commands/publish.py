@@ -1,0 +1,53 @@
+"""``duet publish``: make a trained run a version that can be served, with the quality of all it can answer measured."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.commands.arguments import ModelsFolder
+
+
+def publish(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `duet train` wrote.")],
+    model: Annotated[str, typer.Option(help="Name of the model; lower-case letters, digits, . _ -")] = "demo",
+    version: Annotated[str | None, typer.Option(help="Name of the version; by default the time.")] = None,
+    folder: ModelsFolder = Path("models"),
+    quality_users: Annotated[int, typer.Option(min=10, help="Measure quality on at most this many users.")] = 1000,
+    activate: Annotated[bool, typer.Option(help="Serve this version from now on.")] = True,
+) -> None:
+    """Publish the best epoch of a run. Quality is measured through package bytes and the device's own ONNX graph."""
+    from rich.console import Console
+
+    from app.commands.models import representations_table
+    from app.commands.progress import bar
+    from app.commands.train import load_data
+    from duet.publishing import Observer
+    from duet.publishing import publish as publish_run
+    from duet.registry import Registry
+    from duet.training.checkpoint import read_run_config
+
+    console = Console()
+    config = read_run_config(run)
+    interactions = load_data(config.data, seed=config.seed)
+    registry = Registry(folder)
+    with bar(console) as progress:
+        task = progress.add_task("Publishing", total=None)
+        published = publish_run(
+            run,
+            interactions,
+            registry,
+            model,
+            version=version,
+            quality_users=quality_users,
+            observer=Observer(
+                on_stage=lambda stage, total: progress.update(
+                    task, description=stage, total=total or None, completed=0
+                ),
+                on_measured=lambda: progress.advance(task),
+            ),
+        )
+    if activate:
+        registry.activate(model, published.version)
+    console.print(representations_table(published.manifest.representations))
+    console.print(f"Published {published.folder}. Next: duet serve --models {folder}", highlight=False)

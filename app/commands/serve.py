@@ -1,0 +1,94 @@
+"""``duet serve``: a server of its own on this machine, until Ctrl-C."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.commands.arguments import ModelsFolder
+
+if TYPE_CHECKING:
+    from app.server import RunningServer
+    from app.settings import AppSettings
+
+
+class Placement(StrEnum):
+    """Where the stages run."""
+
+    COLOCATED = "colocated"
+    SPLIT = "split"
+
+
+class IngressName(StrEnum):
+    """Who listens on the port."""
+
+    HAPROXY = "haproxy"
+    PYTHON = "python"
+
+
+def serve(
+    models: ModelsFolder = Path("models"),
+    model: Annotated[
+        str | None, typer.Option("--model", help="The only model to serve; all published ones by default.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    placement: Annotated[
+        Placement, typer.Option(help="All stages in one process (lowest latency), or one deployment a stage.")
+    ] = Placement.COLOCATED,
+    accelerator: Annotated[str, typer.Option(help="Where parameters are generated: cpu, cuda, cuda:1.")] = "cpu",
+    max_batch: Annotated[int, typer.Option(min=1, help="Most requests that are computed together.")] = 64,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="Cores that Ray may plan with; all of the machine by default.")
+    ] = None,
+    ingress: Annotated[
+        IngressName | None, typer.Option(help="HTTP front; haproxy where Ray brings it (Linux) by default.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the logs of the replicas here.")] = False,
+) -> None:
+    """Serve published models on this machine until Ctrl-C.
+
+    Follows `duet models activate` and `rollback` while it runs: no restart, no refused request.
+    """
+    from app.server import serve_forever
+    from app.settings import AppSettings, serving_environment
+
+    try:
+        serving_environment(ingress=None if ingress is None else ingress.value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--ingress") from error
+    settings = AppSettings(
+        models=str(models.expanduser()),
+        model=model,
+        placement=placement.value,
+        accelerator=accelerator,
+        max_batch=max_batch,
+    )
+    typer.echo("Starting; the first answer takes some seconds.")
+    try:
+        serve_forever(
+            settings,
+            host=host,
+            port=port,
+            ingress=None if ingress is None else ingress.value,
+            num_cpus=cpus,
+            is_quiet=not verbose,
+            on_ready=lambda server: _announce(settings, server),
+        )
+    except RuntimeError as error:
+        # a replica that did not come up: its own traceback is in the logs that the sentence names
+        typer.echo(f"duet: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo("Stopped.")
+
+
+def _announce(settings: "AppSettings", server: "RunningServer") -> None:
+    from duet.registry import Registry
+
+    registry = Registry(settings.models)
+    names = [settings.model] if settings.model else registry.models()
+    for name in names:
+        typer.echo(f"Serving {name} {registry.active(name)}")
+    typer.echo(f"Listening on {server.url} ({settings.placement}, {settings.accelerator}); logs in {server.logs}")
+    typer.echo(f"Try: duet device --url {server.url} --model {names[0]} --sample ITEM,ITEM,ITEM")

@@ -1,0 +1,102 @@
+"""``duet train``: train a run from a configuration, or go on where it stopped."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from duet.data.interactions import Interactions
+    from duet.training.config import DataOptions, TrainingConfig
+
+ConfigArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[CONFIG]", help="A YAML configuration; see duet/training/configs. Without one: the defaults."
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. generator.rank=8. Repeatable."),
+]
+
+
+def train(
+    config: ConfigArgument = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="`synthetic`, or the path of a log; overrides the configuration. See docs/data.md."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="duet, static or capacity-matched.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the configuration's seed.")] = None,
+    settings: Assignments = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/CONFIG-MODEL-sSEED.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to PyTorch.")] = 0,
+) -> None:
+    """Train a run. Repeat the same command to go on with a run that was stopped; nothing is lost but its last epoch."""
+    import torch
+    from rich.console import Console
+
+    from app.commands.progress import TrainingProgress
+    from duet.training.checkpoint import read_progress
+    from duet.training.loop import train as run_training
+
+    settings = list(settings or [])
+    settings += [f"data.source={data}"] * (data is not None) + [f"model={model}"] * (model is not None)
+    settings += [f"seed={seed}"] * (seed is not None)
+    chosen = resolve_config(config, settings)
+    folder = out or Path("runs") / f"{config.stem if config else 'default'}-{chosen.model}-s{chosen.seed}"
+    if threads:
+        torch.set_num_threads(threads)
+    console = Console()
+    interactions = load_data(chosen.data, seed=chosen.seed)
+    console.print(
+        f"{interactions.name}: {interactions.user_count:,} users, {interactions.item_count:,} items, "
+        f"{len(interactions.items):,} interactions. Run: {folder}"
+    )
+    done = read_progress(folder)
+    if done.epoch and not done.finished:
+        console.print(f"Going on after epoch {done.epoch}.")
+    with TrainingProgress(console) as progress:
+        result = run_training(chosen, interactions, folder, observer=progress.observer)
+    console.print(
+        f"{'Already finished' if done.finished else 'Finished'} after {result.epoch} epochs in {result.seconds:.0f} s. "
+        f"Best epoch {result.best_epoch}: validation NDCG@10 {result.best_value:.4f}. Next: duet publish {folder}"
+    )
+
+
+def resolve_config(path: Path | None, settings: list[str]) -> "TrainingConfig":
+    """Read a configuration and override single settings.
+
+    Args:
+        path: The YAML file; None takes the defaults.
+        settings: ``key=value`` with dots between levels; the value is YAML.
+
+    Raises:
+        InvalidData: If the file or a setting cannot be used.
+    """
+    from duet.protocol.errors import InvalidData
+    from duet.training.config import TrainingConfig, override, read_config
+
+    config = read_config(path) if path else TrainingConfig()
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InvalidData(
+                path="--set", line=None, expected="KEY=VALUE", received=setting, remedy="Try --set generator.rank=8."
+            )
+        config = override(config, key.strip(), value)
+    return config
+
+
+def load_data(options: "DataOptions", *, seed: int) -> "Interactions":
+    """Load what a configuration names."""
+    from duet.data.loading import load
+
+    return load(
+        options.source,
+        user_column=options.user_column,
+        item_column=options.item_column,
+        time_column=options.time_column,
+        seed=seed,
+    )

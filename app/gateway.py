@@ -1,0 +1,305 @@
+"""What happens to one request: validate, plan within the budget, ask the stages in time. Loads no torch and no ONNX."""
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from app.catalog import Catalog, ServedVersion
+from app.schemas import Accepts, DtypeName, FormName, PackageAnswer, ParametersRequest
+from app.settings import AppSettings
+from deployments.batching import BatchLimits, DispatchWhenFreeBatcher
+from deployments.orders import Answered, AnswerKind, Order
+from deployments.pipeline import Pipeline
+from duet.protocol import package
+from duet.protocol.budget import Offer, Plan, choose_plan
+from duet.protocol.errors import BudgetTooSmall, DeadlineExceeded, NotAcceptable, Overloaded, VersionNotReady
+from duet.protocol.representation import Dtype, Form
+
+PACKAGE, JSON, ONNX = package.MEDIA_TYPE, "application/json", "application/onnx"
+ANSWER_TYPES = (PACKAGE, JSON, ONNX)
+"""What an answer can be, the default first."""
+
+KEEP = "keep"
+"""What ``Duet-Plan`` says when the device already holds what it would get."""
+
+_PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+_JSON_FIELD_BYTES = 320
+_READY_S = 5.0
+_DEFAULT_ACCEPTS = Accepts()
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GatewayAnswer:
+    """An answer in HTTP's terms."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes = b""
+    media_type: str | None = None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A request on its way through the gateway."""
+
+    request: ParametersRequest
+    served: ServedVersion
+    canonical: bytes
+    upload_bytes: int
+    media_type: str
+    started_s: float
+    offers: tuple[Offer, ...]
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        return "onnx" if self.media_type == ONNX else "package"
+
+    @property
+    def batch_kind(self) -> tuple[str, str, AnswerKind]:
+        return self.served.published.model, self.served.published.version, self.answer_kind
+
+    def tag(self, offer: Offer | Plan) -> bytes:
+        return package.tag_of(self.served.digest, offer.representation, self.canonical)
+
+
+class Gateway:
+    """Answers devices from the stages of one placement.
+
+    Belongs to one event loop. Keeps the active versions and a queue; nothing about a device outlives its request.
+    """
+
+    def __init__(
+        self, settings: AppSettings, pipeline: Pipeline, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Wire it up; ``start`` makes it ready.
+
+        Args:
+            settings: What the operator has set.
+            pipeline: The stages.
+            clock: Seconds.
+        """
+        in_flight = settings.batches_in_flight if settings.placement == "split" else 1
+        limits = BatchLimits(settings.max_batch, settings.max_queued, in_flight)
+        self._pipeline, self._clock = pipeline, clock
+        self._batcher = DispatchWhenFreeBatcher[Order, Answered](pipeline.run, limits=limits, clock=clock)
+        self.catalog = Catalog(settings.models, pipeline.prepare, only=settings.model, refresh_s=settings.refresh_s)
+
+    async def start(self) -> None:
+        """Prepare every active version.
+
+        Raises:
+            DuetError: If there is nothing to serve, or an active version cannot be served.
+        """
+        await self.catalog.start()
+
+    async def stop(self) -> None:
+        """Stop following the repository."""
+        await self.catalog.stop()
+
+    async def check(self) -> dict[str, str]:
+        """Name the active versions once every stage has answered.
+
+        Raises:
+            VersionNotReady: If a stage does not answer.
+        """
+        active = self.catalog.active_versions
+        try:
+            async with asyncio.timeout(_READY_S):
+                await self._pipeline.check()
+        except Exception as error:
+            # whatever a stage or the way to it met, the answer to "ready?" is no
+            logger.warning("A stage does not answer: %r", error)
+            model, version = next(iter(active.items()))
+            raise VersionNotReady(model=model, version=version) from error
+        return active
+
+    async def parameters(
+        self, model: str, request: ParametersRequest, *, media_type: str, upload_bytes: int
+    ) -> GatewayAnswer:
+        """Generate the parameters for one sample.
+
+        Args:
+            model: Whose classifier.
+            request: What the device sent, its fields checked.
+            media_type: What the answer is to be, one of ``ANSWER_TYPES``.
+            upload_bytes: Body of the request.
+
+        Returns:
+            200 with the parameters, or 204 when the device holds them.
+
+        Raises:
+            RequestError: If the caller can fix it.
+            ServiceUnavailable: If the caller may retry later.
+            GenerationError: If the parameters are not finite.
+        """
+        started_s = self._clock()
+        served = self.catalog.active(model)
+        served.signature.validate(request.sample, served.vocabulary)
+        canonical = served.signature.canonical(request.sample)
+        accepts = request.accepts or _DEFAULT_ACCEPTS
+        offers = _offers(served, frozenset(accepts.forms), frozenset(accepts.dtypes), media_type)
+        call = _Call(request, served, canonical, upload_bytes, media_type, started_s, offers)
+        held = _held(call)
+        try:
+            plan = self._plan(call)
+        except (BudgetTooSmall, Overloaded):
+            if held is None:
+                raise
+            return self._keep(call, held)
+        if held is not None and _is_as_good(held, plan):
+            return self._keep(call, held)
+        answered, queue_ms = await self._ask(call, plan)
+        return self._answer(call, plan, answered, queue_ms)
+
+    def _plan(self, call: _Call) -> Plan:
+        """Choose before any work.
+
+        Raises:
+            BudgetTooSmall: If nothing would arrive in time even if nobody were waiting.
+            Overloaded: If only those who are waiting make it too late.
+        """
+        predicted_ms = self._batcher.predicted_ms(call.batch_kind)
+        try:
+            return _fitting(call, predicted_ms)
+        except BudgetTooSmall as refusal:
+            if self._batcher.is_out_of_date(call.batch_kind):
+                # a slow batch may be all that is known: without a trial nobody would be served ever again
+                return self._trial(call, predicted_ms, refusal)
+            _fitting(call, self._batcher.compute_ms(call.batch_kind))
+            raise Overloaded(retry_after_s=self._batcher.retry_after_s(call.batch_kind)) from refusal
+
+    def _trial(self, call: _Call, predicted_ms: float, refusal: BudgetTooSmall) -> Plan:
+        try:
+            plan = _fitting(call, 0.0)
+        except BudgetTooSmall:
+            raise refusal from None
+        return replace(plan, server_ms=predicted_ms, predicted_ms=plan.network_ms + predicted_ms)
+
+    async def _ask(self, call: _Call, plan: Plan) -> tuple[Answered, float]:
+        """Queue the order; give up when the answer could not arrive in time any more."""
+        order = Order(
+            model=call.served.published.model,
+            version=call.served.published.version,
+            sample=call.request.sample,
+            representation=plan.representation,
+            tag=call.tag(plan),
+            answer=call.answer_kind,
+        )
+        deadline_s = call.started_s + (plan.budget_ms - plan.network_ms) / 1000
+        priority = _PRIORITIES[call.request.priority]
+        try:
+            # Serve's own time-out is the client's to switch off; this one is not
+            async with asyncio.timeout(deadline_s - self._clock()):
+                batched = await self._batcher.submit(
+                    order, key=call.batch_kind, deadline_s=deadline_s, priority=priority
+                )
+        except TimeoutError as error:
+            elapsed_ms = self._elapsed_ms(call) + plan.network_ms
+            raise DeadlineExceeded(budget_ms=plan.budget_ms, elapsed_ms=elapsed_ms) from error
+        return batched.result, batched.queue_ms
+
+    def _answer(self, call: _Call, plan: Plan, answered: Answered, queue_ms: float) -> GatewayAnswer:
+        tag, server_ms = call.tag(plan).hex(), self._elapsed_ms(call)
+        headers = call.served.headers | {
+            "Duet-Plan": str(plan.representation),
+            "Duet-Predicted-Ms": f"{plan.predicted_ms:.2f}",
+            "Duet-Server-Ms": f"{server_ms:.2f}",
+            "Duet-Network-Ms": f"{plan.network_ms:.2f}",
+            "Duet-Tag": tag,
+            "Server-Timing": answered.times.queued(queue_ms).server_timing(),
+        }
+        if call.media_type != JSON:
+            return GatewayAnswer(200, headers, answered.content, call.media_type)
+        document = PackageAnswer(
+            package=base64.b64encode(answered.content).decode(),
+            plan=str(plan.representation),
+            version=call.served.digest.hex(),
+            model_version=call.served.published.version,
+            tag=tag,
+            predicted_ms=round(plan.predicted_ms, 2),
+            server_ms=round(server_ms, 2),
+            network_ms=round(plan.network_ms, 2),
+        )
+        return GatewayAnswer(200, headers, document.model_dump_json().encode(), JSON)
+
+    def _keep(self, call: _Call, held: Offer) -> GatewayAnswer:
+        server_ms = self._elapsed_ms(call)
+        network_ms = call.request.network.exchange_ms(request_bytes=call.upload_bytes, response_bytes=0)
+        headers = call.served.headers | {
+            "Duet-Plan": KEEP,
+            "Duet-Predicted-Ms": f"{server_ms + network_ms:.2f}",
+            "Duet-Server-Ms": f"{server_ms:.2f}",
+            "Duet-Network-Ms": f"{network_ms:.2f}",
+            "Duet-Tag": call.tag(held).hex(),
+        }
+        return GatewayAnswer(204, headers)
+
+    def _elapsed_ms(self, call: _Call) -> float:
+        return (self._clock() - call.started_s) * 1000
+
+
+def _fitting(call: _Call, server_ms: float) -> Plan:
+    """Choose the best of what fits when the server takes ``server_ms``.
+
+    Raises:
+        BudgetTooSmall: If nothing does.
+    """
+    return choose_plan(
+        call.offers,
+        link=call.request.network,
+        budget_ms=call.request.budget_ms,
+        upload_bytes=call.upload_bytes,
+        server_ms=server_ms,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _offers(
+    served: ServedVersion, form_names: frozenset[FormName], dtype_names: frozenset[DtypeName], media_type: str
+) -> tuple[Offer, ...]:
+    """List what the version has and the device takes, with the bytes that it takes on the wire.
+
+    Raises:
+        NotAcceptable: If there is nothing.
+    """
+    forms: set[Form] = {Form[name.upper()] for name in form_names}
+    dtypes = {Dtype[name.upper()] for name in dtype_names}
+    if media_type == ONNX:  # a finished model of full precision, whatever it is composed from
+        forms, dtypes = {Form.COMPOSED, Form.FACTORS, Form.FULL}, {Dtype.FLOAT32}
+    offers = tuple(
+        Offer(offer.representation, _wire_bytes(served, offer, media_type), offer.quality, offer.higher_is_better)
+        for offer in served.offers
+        if offer.representation.form in forms
+        and (offer.representation.dtype in dtypes or offer.representation.form is Form.SHARED)
+    )
+    if not offers:
+        wanted = [f"{form.name.lower()}/{dtype.name.lower()}" for form in sorted(forms) for dtype in sorted(dtypes)]
+        raise NotAcceptable(accepts=wanted, offered=[str(offer.representation) for offer in served.offers])
+    return offers
+
+
+def _wire_bytes(served: ServedVersion, offer: Offer, media_type: str) -> int:
+    if media_type == ONNX:
+        return served.published.manifest.files["device.onnx"].bytes
+    if media_type == JSON:
+        return 4 * -(-offer.package_bytes // 3) + _JSON_FIELD_BYTES
+    return offer.package_bytes
+
+
+def _held(call: _Call) -> Offer | None:
+    """Find what the device holds among what it could get for this very sample: no work is needed to know that."""
+    current = call.request.current
+    if current is None or current.version != call.served.digest.hex():
+        return None
+    tag = bytes.fromhex(current.tag)
+    return next((offer for offer in call.offers if call.tag(offer) == tag), None)
+
+
+def _is_as_good(held: Offer, plan: Plan) -> bool:
+    return held.quality >= plan.quality if held.higher_is_better else held.quality <= plan.quality

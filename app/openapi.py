@@ -1,0 +1,85 @@
+"""The OpenAPI document: what the routes declare, completed with what they read and how they fail."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app.problems import MEDIA_TYPE, STATUS
+from app.schemas import PackageAnswer, ParametersRequest, Problem
+from duet.protocol.errors import DuetError
+
+Document = dict[str, Any]
+"""A JSON document whose form the OpenAPI specification fixes."""
+
+_REFERENCE = "#/components/schemas/{model}"
+# read and written by hand on the hot path, so FastAPI does not see them
+_MESSAGES: tuple[type[BaseModel], ...] = (ParametersRequest, PackageAnswer, Problem)
+
+
+def reference(message: type[BaseModel]) -> Document:
+    """Refer to the schema of a message."""
+    return {"$ref": _REFERENCE.format(model=message.__name__)}
+
+
+def problem_responses(*failures: type[DuetError]) -> dict[int | str, Document]:
+    """Describe how a route fails, by status; every route may fail with 500."""
+    codes: dict[int, list[str]] = {500: ["internal_error"]}
+    for failure in failures:
+        codes.setdefault(STATUS[failure], []).append(failure.code)
+    content = {MEDIA_TYPE: {"schema": reference(Problem)}}
+    return {
+        status: {
+            "description": f"{HTTPStatus(status).phrase}: " + ", ".join(f"`{code}`" for code in names),
+            "content": content,
+        }
+        for status, names in sorted(codes.items())
+    }
+
+
+def binary(description: str, *media_types: str, headers: Mapping[str, str] | None = None) -> Document:
+    """Describe an answer of bytes."""
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in media_types}
+    return {"description": description, "content": content, "headers": header_descriptions(headers or {})}
+
+
+def header_descriptions(headers: Mapping[str, str]) -> Document:
+    """Describe headers by what they say."""
+    return {name: {"description": says, "schema": {"type": "string"}} for name, says in headers.items()}
+
+
+def install(app: FastAPI) -> None:
+    """Make ``app`` serve the complete document."""
+
+    def document() -> Document:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+            )
+            modes = [(message, "validation") for message in _MESSAGES]
+            _, definitions = models_json_schema(modes, ref_template=_REFERENCE)  # type: ignore[arg-type]
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(definitions["$defs"])
+            _drop_validation_errors(schema)
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _drop_validation_errors(schema: Document) -> None:
+    """Take out the 422 that FastAPI adds to every operation with parameters: here it is a 400, and a problem."""
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)

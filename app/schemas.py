@@ -1,0 +1,116 @@
+"""The messages of the HTTP API, checked strictly: unknown fields, other types and infinite numbers are refused."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from duet.protocol.budget import PROFILES, Link
+
+Profile: TypeAlias = Literal["slow-3g", "slow-4g", "fast-4g", "lte", "wifi", "5g"]
+FormName: TypeAlias = Literal["factors", "full", "composed", "shared"]
+DtypeName: TypeAlias = Literal["float32", "float16", "int8"]
+Rate = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+
+MAX_BUDGET_MS = 10_000
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class LinkFields(_Message):
+    """A link that the device has measured."""
+
+    down_kbps: Rate = Field(description="Towards the device, kbit/s.")
+    up_kbps: Rate = Field(description="Towards the cloud, kbit/s.")
+    rtt_ms: float = Field(ge=0, le=60_000, allow_inf_nan=False, description="Round-trip time.")
+
+
+class Accepts(_Message):
+    """What the device can use."""
+
+    forms: tuple[FormName, ...] = Field(
+        default=("factors", "full"),
+        min_length=1,
+        max_length=8,
+        description="`composed` is for devices that cannot add factors to their shared weights themselves.",
+    )
+    dtypes: tuple[DtypeName, ...] = Field(default=("float32", "float16", "int8"), min_length=1, max_length=8)
+
+
+class Held(_Message):
+    """The parameters that the device has applied."""
+
+    version: str = Field(pattern=r"^[0-9a-f]{32}$", description="`Duet-Version` of the answer they came with.")
+    tag: str = Field(pattern=r"^[0-9a-f]{16}$", description="`Duet-Tag` of the answer they came with.")
+    age_s: float = Field(default=0, ge=0, allow_inf_nan=False, description="How long ago they were made.")
+
+
+class ParametersRequest(_Message):
+    """A device asks for the parameters that suit its current sample."""
+
+    device: str = Field(min_length=1, max_length=128, description="Opaque id; never stored.")
+    sample: object = Field(description="What the model's signature asks for; checked against its manifest.")
+    budget_ms: float = Field(
+        default=200, gt=0, le=MAX_BUDGET_MS, allow_inf_nan=False, description="From sending to the last byte received."
+    )
+    link: Profile | LinkFields = Field(default="lte", description="A named profile, or the measured link.")
+    accepts: Accepts | None = Field(default=None, description="Factors and full residuals of every dtype by default.")
+    current: Held | None = Field(default=None, description="What the device holds, so that it is not sent again.")
+    priority: Literal["low", "normal", "high"] = Field(
+        default="normal", description="Who goes first when requests queue."
+    )
+
+    @property
+    def network(self) -> Link:
+        """The link in the protocol's terms."""
+        if isinstance(self.link, str):
+            return PROFILES[self.link]
+        return Link(self.link.down_kbps, self.link.up_kbps, self.link.rtt_ms)
+
+
+class PackageAnswer(_Message):
+    """A parameter package in JSON, for clients that cannot read a binary body."""
+
+    package: str = Field(description="The package, base64.")
+    plan: str = Field(description="Name of the representation.")
+    version: str = Field(description="First 16 bytes of the manifest's SHA-256, hexadecimal.")
+    model_version: str
+    tag: str = Field(description="Names what was sent, hexadecimal.")
+    predicted_ms: float
+    server_ms: float
+    network_ms: float
+
+
+class ModelSummary(_Message):
+    """One model and its versions."""
+
+    name: str
+    active: str | None = Field(description="The version that is served, once it is prepared.")
+    versions: tuple[str, ...] = Field(description="Oldest first.")
+
+
+class ModelList(_Message):
+    """Every model that is served."""
+
+    models: tuple[ModelSummary, ...]
+
+
+class Status(_Message):
+    """Whether the server can be sent requests."""
+
+    status: Literal["alive", "ready"]
+    models: dict[str, str] = Field(default_factory=dict, description="The active version of every model.")
+
+
+class Problem(BaseModel):
+    """Why a request failed (RFC 9457). Beside these fields stand the facts of the code, such as `smallest_ms`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str = Field(description="`urn:duet:problem:<code>`")
+    title: str
+    status: int
+    code: str = Field(description="Stable; what programs look at.")
+    detail: str = Field(description="What was expected, what arrived, what to do.")
+    request_id: str

@@ -1,0 +1,271 @@
+"""Starts and stops a server of its own on this machine: Ray, the application, and the port that it listens on.
+
+Ray reads its variables when it is imported, in every process, so ``ray`` and everything on top of it is imported here
+inside functions, after the environment is set.
+"""
+
+import errno
+import logging
+import os
+import random
+import signal
+import socket
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from app.settings import BACKSTOP_S, AppSettings, Ingress, serving_environment
+from duet.protocol.errors import UnknownModel
+from duet.registry import Registry
+
+_OBJECT_STORE_BYTES = 256 * 2**20
+_LEAST_CPUS = 2
+_READY_TIMEOUT_S = 90.0
+_POLL_S = 0.1
+_NAME = "duet"
+_PORTS_TO_CHOOSE = range(20_000, 30_000)
+_TRIED_PORTS = 100
+# Ray Serve's own ports that are the same for every server on a machine, unless they are said to be others
+_PRIVATE_PORTS = {
+    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
+    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 9500,
+}
+_HAPROXY_FILES = {
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+}
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that answers at ``url`` until ``stop``, or until the ``with`` block around it is left."""
+
+    url: str
+    logs: Path
+    """Where Ray Serve writes its logs, tracebacks included."""
+    _started: ExitStack
+
+    def stop(self) -> None:
+        """Stop the application and the whole Ray that was started for it."""
+        self._started.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def start(
+    settings: AppSettings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    ingress: Ingress | None = None,
+    num_cpus: int | None = None,
+    is_quiet: bool = True,
+) -> RunningServer:
+    """Start a server and return when it is ready.
+
+    Args:
+        settings: What to serve, and how.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        ingress: HAProxy on Linux and Python elsewhere by default.
+        num_cpus: Cores that Ray may plan with; those of the machine by default, and never fewer than two.
+        is_quiet: Leave the logs of the replicas in their files.
+
+    Raises:
+        UnknownModel: If there is nothing to serve.
+        RegistryError: If an active version is not what was published.
+        OSError: If the port is taken.
+        RuntimeError: If the application does not become ready.
+    """
+    _check_models(settings)
+    port = free_port(host, port)
+    with ExitStack() as started:
+        private = started.enter_context(tempfile.TemporaryDirectory(prefix="duet-", dir=_short_folder()))
+        environment = serving_environment(ingress=ingress) | _private_environment(Path(private))
+        started.enter_context(_exported(environment))
+
+        import ray
+
+        started.callback(ray.shutdown)
+        logs = _run(settings, host=host, port=port, num_cpus=num_cpus, is_quiet=is_quiet)
+        url = f"http://{host}:{port}"
+        _wait_until_ready(f"{url}/readyz", logs)
+        return RunningServer(url, logs, started.pop_all())
+
+
+def serve_forever(
+    settings: AppSettings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    ingress: Ingress | None = None,
+    num_cpus: int | None = None,
+    is_quiet: bool = False,
+    on_ready: Callable[[RunningServer], None] | None = None,
+) -> None:
+    """Serve until the process is asked to end, by Ctrl-C or SIGTERM; then stop everything that was started.
+
+    Args:
+        settings: What to serve, and how.
+        host: Address to listen on.
+        port: Port to listen on.
+        ingress: HAProxy on Linux and Python elsewhere by default.
+        num_cpus: Cores that Ray may plan with.
+        is_quiet: Leave the logs of the replicas in their files.
+        on_ready: Called once, when the server answers.
+
+    Raises:
+        UnknownModel: If there is nothing to serve.
+        RegistryError: If an active version is not what was published.
+        OSError: If the port is taken.
+        RuntimeError: If the application does not become ready.
+    """
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with start(settings, host=host, port=port, ingress=ingress, num_cpus=num_cpus, is_quiet=is_quiet) as server:
+            if on_ready is not None:
+                on_ready(server)
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _run(settings: AppSettings, *, host: str, port: int, num_cpus: int | None, is_quiet: bool) -> Path:
+    import ray
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    from app.builder import build_app
+
+    if is_quiet:
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    context = ray.init(
+        num_cpus=max(num_cpus or os.cpu_count() or 1, _LEAST_CPUS),
+        include_dashboard=False,
+        log_to_driver=not is_quiet,
+        logging_level="ERROR",
+        object_store_memory=_OBJECT_STORE_BYTES,
+    )
+    # Ray sets a handler of its own, which ends the process without stopping what it has started
+    signal.signal(signal.SIGTERM, on_sigterm)
+    logs = Path(context.address_info["session_dir"]) / "logs" / "serve"
+    logging_config = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    # cut off whatever its budget says: the gateway keeps to budgets itself
+    http_options = {"host": host, "port": port, "request_timeout_s": BACKSTOP_S}
+    serve.start(http_options=http_options, logging_config=logging_config)
+    target = serve.RunTarget(build_app(settings), name=_NAME, route_prefix="/", logging_config=logging_config)
+    # without waiting: it would wait for ever for resources that this machine does not have
+    serve.run_many([target], wait_for_applications_running=False)
+    return logs
+
+
+def _wait_until_ready(url: str, logs: Path) -> None:
+    from ray import serve
+
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        application = serve.status().applications[_NAME]
+        if application.status == "DEPLOY_FAILED":
+            # the last line of the traceback of a replica is the sentence of what it raised
+            reasons = [
+                f"{name}: {deployment.message.strip().splitlines()[-1]}"
+                for name, deployment in application.deployments.items()
+                if deployment.status == "DEPLOY_FAILED" and deployment.message.strip()
+            ]
+            told = "; ".join(reasons) or application.message
+            raise RuntimeError(f"Expected the application to start, got {told} The logs are in {logs}.")
+        time.sleep(_POLL_S)
+    raise RuntimeError(f"Expected {url} to answer within {_READY_TIMEOUT_S:g} s, got nothing. Read the logs in {logs}.")
+
+
+def _check_models(settings: AppSettings) -> None:
+    """Fail here with one sentence, not in a replica with a page of traceback."""
+    registry = Registry(settings.models)
+    known = registry.models()
+    names = known if settings.model is None else [settings.model]
+    if not names:
+        raise UnknownModel(model="any", known=known)
+    for name in names:
+        registry.open(name)
+
+
+def free_port(host: str, port: int) -> int:
+    """Return the port if nobody listens on it, or a free one for 0.
+
+    HAProxy would share a port that another server of this user listens on, and the system's own choice for 0 is from
+    the range that it gives to Ray's processes a moment later.
+    """
+    if port:
+        _check_free(host, port)
+        return port
+    for candidate in random.sample(_PORTS_TO_CHOOSE, _TRIED_PORTS):
+        with suppress(OSError):
+            _check_free(host, candidate)
+            return candidate
+    raise OSError(errno.EADDRINUSE, f"Expected a free port in {_PORTS_TO_CHOOSE}, got none. Name a port.")
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            sentence = f"Expected port {port} of {host} to be free, got: {error.strerror}. Choose another port."
+            raise OSError(error.errno or errno.EADDRINUSE, sentence) from error
+
+
+def _private_environment(folder: Path) -> dict[str, str]:
+    """Keep HAProxy's admin socket in a folder of this user, and out of the way of other servers."""
+    files = {name: str(folder / file) for name, file in _HAPROXY_FILES.items()}
+    return files | {name: str(_usual_or_free_port(port)) for name, port in _PRIVATE_PORTS.items()}
+
+
+def _usual_or_free_port(port: int) -> int:
+    with suppress(OSError):
+        return free_port("", port)
+    return free_port("", 0)
+
+
+def _short_folder() -> str | None:
+    """Choose where sockets go: the path of one is limited to about 100 bytes, most of which Ray uses up."""
+    return "/tmp" if os.name == "posix" else None
+
+
+@contextmanager
+def _exported(environment: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the processes of Ray, except those that the operator has set."""
+    ours = {name: value for name, value in environment.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

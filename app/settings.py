@@ -1,0 +1,70 @@
+"""What an operator can set: the arguments of the application, and the environment that Ray Serve reads."""
+
+import sys
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+Ingress = Literal["haproxy", "python"]
+"""Who listens on the port: HAProxy, which comes with Ray on Linux, or Ray Serve's own proxy, which runs everywhere."""
+
+BACKSTOP_S = 15
+"""When a request is cut off whatever its budget says; longer than the largest budget that a request may name."""
+
+_MESSAGE_LIMIT_BYTES = 64 * 2**20
+_LATENCY_BUCKETS_MS = "1,2,3,4,5,6,8,10,12,15,20,25,30,40,50,60,75,100,150,200,300,500,1000,2000,5000"
+
+
+class AppSettings(BaseModel):
+    """The arguments of ``app.builder:build_app``: ``args`` in ``serve_config.yaml``, options of ``duet serve``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: str = Field(
+        default="models", description="Folder of published models; relative to where the server starts."
+    )
+    model: str | None = Field(default=None, description="The only model to serve; all published ones by default.")
+    placement: Literal["colocated", "split"] = Field(
+        default="colocated", description="All stages in the gateway's process, or a deployment for each stage."
+    )
+    accelerator: str = Field(default="cpu", description="Where parameters are generated: cpu, cuda, cuda:1.")
+    max_batch: PositiveInt = Field(default=64, description="Most requests in one batch.")
+    max_queued: PositiveInt = Field(default=256, description="Most requests that wait for a batch; one more gets 429.")
+    batches_in_flight: PositiveInt = Field(
+        default=2, description="Batches between gateway and stages at once, in split placement."
+    )
+    intra_op_threads: PositiveInt = Field(default=1, description="Threads of one operation in a stage.")
+    body_limit_bytes: PositiveInt = Field(default=2**20, description="Largest request body; a larger one gets 413.")
+    refresh_s: PositiveFloat = Field(default=2.0, description="How often to look which versions are active.")
+
+
+def serving_environment(platform: str = sys.platform, ingress: Ingress | None = None) -> dict[str, str]:
+    """List the variables to export before Ray starts, in every process and on every node.
+
+    Args:
+        platform: As ``sys.platform``.
+        ingress: HAProxy on Linux and Python elsewhere by default.
+
+    Raises:
+        ValueError: If HAProxy is asked for where Ray brings none.
+    """
+    is_linux = platform.startswith("linux")
+    ingress = ingress or ("haproxy" if is_linux else "python")
+    if ingress == "haproxy" and not is_linux:
+        raise ValueError(f"Expected ingress 'python' on {platform}: Ray brings HAProxy for Linux only.")
+    common = {
+        "RAY_SERVE_RUN_SYNC_IN_THREADPOOL": "1",
+        "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_LOG_TO_STDERR": "1",
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_MESSAGE_LIMIT_BYTES),
+        "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": _LATENCY_BUCKETS_MS,
+    }
+    if ingress == "python":
+        # one node only: without HAProxy, throughput-optimised Serve has a proxy on the head node alone
+        return common | {"RAY_SERVE_PROXY_USE_GRPC": "1"}
+    return common | {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(BACKSTOP_S),
+    }

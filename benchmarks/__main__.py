@@ -1,0 +1,20 @@
+"""``python -m benchmarks NAME``: run one benchmark by name; without a name, say which there are."""
+
+import importlib
+import sys
+
+NAMES = {"training": "an epoch over a log of MovieLens-1M's shape: static and generated models, both losses"}
+
+
+def main() -> None:
+    """Dispatch to ``benchmarks.NAME.main``, which reads the remaining arguments itself."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "training"
+    if name not in NAMES:
+        listed = "\n".join(f"  {known:10} {what}" for known, what in NAMES.items())
+        sys.exit(f"Expected the name of a benchmark, got {name!r}. There are:\n{listed}")
+    module = importlib.import_module(f"benchmarks.{name}")
+    module.main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

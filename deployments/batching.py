@@ -1,0 +1,216 @@
+"""Batches that form when the worker is free, never before.
+
+A batch frozen while the worker is busy stays as small as it was when it froze, and the queue grows behind it. Here a
+request waits in one bounded queue, ordered by priority and deadline, until a slot is free; then as many as are waiting
+and fit go together. With an idle worker a request leaves at once: nothing lingers in the hope of company.
+"""
+
+import asyncio
+import heapq
+import math
+import time
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from deployments.compute_estimate import ComputeEstimate
+from duet.protocol.errors import Overloaded
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_FRESH_S = 1.0
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """How much a batcher holds.
+
+    Attributes:
+        max_batch: Most requests in one batch.
+        max_queued: Most requests that wait; one more is refused.
+        in_flight: Batches that may run at once: one where a worker thread computes, more where stages overlap.
+    """
+
+    max_batch: int = 64
+    max_queued: int = 256
+    in_flight: int = 1
+
+
+@dataclass(frozen=True)
+class Batched(Generic[Result]):
+    """The result of one request, and what its batch looked like."""
+
+    result: Result
+    queue_ms: float
+    batch_size: int
+
+
+@dataclass(order=True, slots=True)
+class _Entry(Generic[Item, Result]):
+    priority: int
+    deadline_s: float
+    sequence: int
+    arrived_s: float = field(compare=False)
+    key: Hashable = field(compare=False)
+    item: Item = field(compare=False)
+    future: "asyncio.Future[Batched[Result]]" = field(compare=False)
+
+
+@dataclass
+class _Cost:
+    """What is known of the batches of one key."""
+
+    estimate: ComputeEstimate = field(default_factory=ComputeEstimate)
+    finished_s: float = -math.inf
+
+
+class DispatchWhenFreeBatcher(Generic[Item, Result]):
+    """Gathers single requests into batches of one key, as described above.
+
+    Belongs to one event loop. Requests whose caller has gone, or whose deadline has passed, never reach ``run``.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        limits: BatchLimits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            run: Computes a batch: one result, or one failure, per item and in order.
+            limits: Bounds of queue and batch.
+            clock: Seconds; deadlines are points on it.
+        """
+        self._run, self._limits, self._clock = run, limits, clock
+        self._waiting: list[_Entry[Item, Result]] = []
+        self._running: dict[int, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._costs: dict[Hashable, _Cost] = {}
+        self._arrivals = 0
+        self._is_scheduled = False
+
+    async def submit(self, item: Item, *, key: Hashable, deadline_s: float, priority: int = 0) -> Batched[Result]:
+        """Wait for the result of ``item``.
+
+        Args:
+            item: What ``run`` gets.
+            key: Only items of one key share a batch.
+            deadline_s: When the result is worthless, on the batcher's clock.
+            priority: Lower goes first; within a priority the earliest deadline does.
+
+        Returns:
+            The result with its time in the queue.
+
+        Raises:
+            Overloaded: If the queue is full.
+            TimeoutError: If the deadline passed in the queue.
+        """
+        if len(self._waiting) >= self._limits.max_queued:
+            self._dispatch()  # a burst in one turn of the loop may fill the queue beside an idle worker
+            self._forget_the_gone()
+        if len(self._waiting) >= self._limits.max_queued:
+            raise Overloaded(retry_after_s=self.retry_after_s(key))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Batched[Result]] = loop.create_future()
+        self._arrivals += 1
+        heapq.heappush(self._waiting, _Entry(priority, deadline_s, self._arrivals, self._clock(), key, item, future))
+        if not self._is_scheduled:
+            # at the end of this turn of the loop, so that requests read from the sockets together leave together
+            self._is_scheduled = True
+            loop.call_soon(self._dispatch)
+        return await future
+
+    def predicted_ms(self, key: Hashable) -> float:
+        """Estimate queue and compute of a request that would arrive now."""
+        batches_ahead, place = divmod(len(self._waiting), self._limits.max_batch)
+        estimate = self._cost(key).estimate
+        wait_ms = batches_ahead * estimate.predict_ms(self._limits.max_batch) / self._limits.in_flight
+        if len(self._running) >= self._limits.in_flight:
+            wait_ms += max(0.0, (min(self._running.values()) - self._clock()) * 1000)
+        return wait_ms + estimate.predict_ms(place + 1)
+
+    def compute_ms(self, key: Hashable) -> float:
+        """Estimate the compute of a request that meets an empty queue."""
+        return self._cost(key).estimate.predict_ms(1)
+
+    def is_out_of_date(self, key: Hashable) -> bool:
+        """Whether the worker is idle and no batch of this key has run lately: what is known of its cost may be old."""
+        return not (self._running or self._waiting) and self._clock() - self._cost(key).finished_s > _FRESH_S
+
+    def retry_after_s(self, key: Hashable) -> float:
+        """Whole seconds, at least one, after which the present queue should be gone."""
+        return float(max(1, math.ceil(self.predicted_ms(key) / 1000)))
+
+    @property
+    def queue_length(self) -> int:
+        """Requests that wait for a batch."""
+        return len(self._waiting)
+
+    def _dispatch(self) -> None:
+        self._is_scheduled = False
+        while len(self._running) < self._limits.in_flight and (batch := self._form_batch()):
+            predicted_ms = self._cost(batch[0].key).estimate.predict_ms(len(batch))
+            task = asyncio.get_running_loop().create_task(self._execute(batch))
+            self._running[batch[0].sequence] = self._clock() + predicted_ms / 1000
+            # the loop itself holds its tasks by weak references only
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _form_batch(self) -> list[_Entry[Item, Result]]:
+        """Take the most urgent request and those of its key; put the others back."""
+        now_s = self._clock()
+        batch: list[_Entry[Item, Result]] = []
+        others: list[_Entry[Item, Result]] = []
+        while self._waiting and len(batch) < self._limits.max_batch:
+            entry = heapq.heappop(self._waiting)
+            if not _is_gone(entry, now_s):
+                (others if batch and entry.key != batch[0].key else batch).append(entry)
+        for entry in others:
+            heapq.heappush(self._waiting, entry)
+        return batch
+
+    async def _execute(self, batch: list[_Entry[Item, Result]]) -> None:
+        started_s = self._clock()
+        try:
+            results = await self._run([entry.item for entry in batch])
+            outcomes = list(zip(batch, results, strict=True))
+            self._learn(batch[0].key, len(batch), started_s)
+        except Exception as error:
+            outcomes = [(entry, error) for entry in batch]
+        finally:
+            # before anybody who waits is told, so that who asks again finds the slot free
+            del self._running[batch[0].sequence]
+        for entry, result in outcomes:
+            if entry.future.done():
+                continue
+            if isinstance(result, Exception):
+                entry.future.set_exception(result)
+            else:
+                queue_ms = (started_s - entry.arrived_s) * 1000
+                entry.future.set_result(Batched(result, queue_ms, len(batch)))
+        self._dispatch()
+
+    def _forget_the_gone(self) -> None:
+        now_s = self._clock()
+        self._waiting = [entry for entry in self._waiting if not _is_gone(entry, now_s)]
+        heapq.heapify(self._waiting)
+
+    def _learn(self, key: Hashable, size: int, started_s: float) -> None:
+        cost, now_s = self._cost(key), self._clock()
+        silence_s = max(0.0, started_s - cost.finished_s)
+        cost.estimate.observe(size, (now_s - started_s) * 1000, silence_s=silence_s)
+        cost.finished_s = now_s
+
+    def _cost(self, key: Hashable) -> _Cost:
+        return self._costs.setdefault(key, _Cost())
+
+
+def _is_gone(entry: _Entry[Item, Result], now_s: float) -> bool:
+    """Whether nobody waits for the entry any more; tells the caller of an expired one."""
+    if not entry.future.done() and entry.deadline_s <= now_s:
+        entry.future.set_exception(TimeoutError("expired in the queue"))
+    return entry.future.done()

@@ -1,0 +1,43 @@
+"""What a batch costs, learnt from the batches that ran.
+
+    cost(n) = a * n + b
+
+``n`` devices in the batch, ``a`` milliseconds a device, ``b`` milliseconds a batch. Both come from least squares whose
+observations fade, with every further batch and with every second of silence: the estimate follows a machine that warms
+up or gets busy, and one slow batch is not held against a model for long.
+"""
+
+_FADING_A_BATCH = 0.95
+_FADING_A_SECOND = 0.5
+_PRIOR_MS = 5.0
+_SPREAD_NEEDED = 0.25
+
+
+class ComputeEstimate:
+    """The running estimate of one kind of batch. Keeps five sums, no history."""
+
+    def __init__(self) -> None:
+        self._weight = self._n = self._t = self._nn = self._nt = 0.0
+
+    def observe(self, size: int, elapsed_ms: float, *, silence_s: float = 0.0) -> None:
+        """Learn from a batch of ``size`` devices that took ``elapsed_ms``, begun ``silence_s`` after the one before."""
+        fading = _FADING_A_BATCH * _FADING_A_SECOND**silence_s
+        self._weight = self._weight * fading + 1.0
+        self._n = self._n * fading + size
+        self._t = self._t * fading + elapsed_ms
+        self._nn = self._nn * fading + size * size
+        self._nt = self._nt * fading + size * elapsed_ms
+
+    def predict_ms(self, size: int) -> float:
+        """Estimate a batch of ``size`` devices; a fixed guess before the first observation."""
+        if not self._weight:
+            return _PRIOR_MS
+        mean_size, mean_ms = self._n / self._weight, self._t / self._weight
+        variance = self._nn / self._weight - mean_size**2
+        if variance < _SPREAD_NEEDED:
+            # one size only says nothing of the slope: a larger batch costs in proportion, a smaller one no less
+            return mean_ms * max(1.0, size / mean_size)
+        slope = max((self._nt / self._weight - mean_size * mean_ms) / variance, 0.0)
+        # a batch costs something however small it is, so the line never starts below zero
+        slope = min(slope, mean_ms / mean_size)
+        return mean_ms + slope * (size - mean_size)

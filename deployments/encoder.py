@@ -1,0 +1,85 @@
+"""The first stage: samples to embeddings, on ONNX Runtime.
+
+Shapes: B batch of devices, T sample length, D embedding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import safetensors.numpy
+
+from deployments.prepared_versions import PreparedVersions, check_golden
+from duet.protocol.signature import Signature, Vocabulary, signature_from_json
+from duet.registry import PublishedVersion
+
+_OUTPUT = "embedding"
+
+
+@dataclass(frozen=True)
+class _PreparedEncoder:
+    session: onnxruntime.InferenceSession
+    signature: Signature
+    vocabulary: Vocabulary
+
+
+class Encoder:
+    """Runs the sample encoders of the versions it has prepared.
+
+    Keeps nothing between batches, so replicas are interchangeable. What a sample is, only the signature knows.
+    """
+
+    def __init__(self, models: Path | str, *, intra_op_threads: int = 1) -> None:
+        """Start with no version.
+
+        Args:
+            models: Root of the model repository.
+            intra_op_threads: Threads of one session; a replica has as many cores to itself.
+        """
+        self._intra_op_threads = intra_op_threads
+        self._versions = PreparedVersions(models, self._load)
+
+    def prepare(self, model: str, version: str) -> None:
+        """Load a version, verify it and compare its golden embeddings.
+
+        Raises:
+            UnknownModel: If the model is not published.
+            UnknownVersion: If it has no such version.
+            RegistryError: If the version is not what was published, or computes something else here.
+        """
+        self._versions.get(model, version)
+
+    def encode(self, samples: Sequence[object], *, model: str, version: str) -> npt.NDArray[np.float32]:
+        """Embed valid samples.
+
+        Returns:
+            Embeddings, ``[B, D]`` float32.
+
+        Raises:
+            InvalidSample: If a sample is not what the signature asks for; the gateway lets none of these through.
+        """
+        prepared = self._versions.get(model, version)
+        return _embed(prepared.session, prepared.signature.arrays(samples, prepared.vocabulary))
+
+    def _load(self, published: PublishedVersion) -> _PreparedEncoder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._intra_op_threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        path = str(published.path("encoder.onnx"))
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        signature = signature_from_json(dict(published.manifest.signature))
+        golden = safetensors.numpy.load_file(published.path("golden.safetensors"))
+        inputs = {name: golden[f"input.{name}"] for name in signature.input_names}
+        check_golden(published, _OUTPUT, _embed(session, inputs), golden[f"output.{_OUTPUT}"])
+        return _PreparedEncoder(session, signature, published.vocabulary())
+
+
+def _embed(
+    session: onnxruntime.InferenceSession, arrays: dict[str, npt.NDArray[np.generic]]
+) -> npt.NDArray[np.float32]:
+    embeddings: npt.NDArray[np.float32] = session.run([_OUTPUT], arrays)[0]
+    return embeddings

@@ -1,0 +1,83 @@
+"""``duet serve``: what it refuses at once, and a server of its own from start to Ctrl-C."""
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.commands import app
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--model", "films"], "'films'"),
+        (["--placement", "everywhere"], "everywhere"),
+        (["--port", "70000"], "65535"),
+        (["--ingress", "nginx"], "nginx"),
+    ],
+    ids=["model", "placement", "port", "ingress"],
+)
+def test_what_cannot_be_served_is_named_before_anything_starts(models: Path, arguments: list[str], named: str) -> None:
+    result = CliRunner().invoke(app, ["serve", "--models", str(models), *arguments])
+
+    assert result.exit_code == 2
+    assert named in result.stderr
+
+
+def test_an_empty_repository_says_how_to_fill_it(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["serve", "--models", str(tmp_path)])
+
+    assert result.exit_code == 2
+    assert "duet publish" in result.stderr
+
+
+def test_a_damaged_version_is_not_served(models: Path) -> None:
+    (models / "tiny" / "v2" / "card.md").unlink()
+
+    result = CliRunner().invoke(app, ["serve", "--models", str(models)])
+
+    assert result.exit_code == 2
+    assert "card.md" in result.stderr
+
+
+def test_a_port_that_is_taken_is_one_line(models: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+
+        result = CliRunner().invoke(app, ["serve", "--models", str(models), "--port", port])
+
+    assert result.exit_code == 1
+    assert port in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.serve
+def test_it_says_where_it_listens_answers_there_and_ends_with_ctrl_c(models: Path) -> None:
+    program = ["-c", "from app.commands import main; main()", "serve", "--models", str(models), "--port", "0"]
+    server = subprocess.Popen(
+        [sys.executable, *program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        lines = iter(server.stdout.readline, "")
+        listening = next((line for line in lines if line.startswith("Listening on ")), "")
+        url = listening.removeprefix("Listening on ").split(" ")[0]
+
+        answer = CliRunner().invoke(app, ["generate", "--url", url, "--model", "tiny", "--sample", "101,103"])
+
+        assert answer.exit_code == 0, answer.stderr
+        assert "verified" in answer.stdout
+        assert "version      v2" in answer.stdout
+    finally:
+        server.send_signal(signal.SIGINT)
+        stdout, stderr = server.communicate(timeout=60)
+    assert server.returncode == 0, stderr
+    assert stdout.endswith("Stopped.\n")
+    assert "Traceback" not in stderr

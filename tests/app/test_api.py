@@ -1,0 +1,177 @@
+"""The API tells status, headers and remedies as its OpenAPI document says. In process, against the real stages."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from app.api import build_api
+from app.builder import _colocated
+from app.gateway import Gateway
+from app.problems import MEDIA_TYPE as PROBLEM
+from app.problems import STATUS
+from app.settings import AppSettings
+from duet.protocol import errors
+from duet.protocol.package import MEDIA_TYPE, ParameterPackage
+from duet.registry import PublishedVersion
+from tests.published_version import ITEM_IDS, TABLE
+
+URL = "/v1/models/tiny/parameters"
+BODY: dict[str, Any] = {"device": "phone", "sample": list(ITEM_IDS[:3]), "link": "wifi", "budget_ms": 5000}
+LIMIT_BYTES = 50_000
+
+
+@pytest.fixture
+async def app(models: Path) -> AsyncIterator[FastAPI]:
+    settings = AppSettings(models=str(models))
+    gateway = Gateway(settings, _colocated(settings))
+    await gateway.start()
+    yield build_api(gateway, body_limit_bytes=LIMIT_BYTES)
+    await gateway.catalog.stop()
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        yield client
+
+
+async def test_an_answer_is_a_package_for_this_version(client: httpx.AsyncClient, published: PublishedVersion) -> None:
+    answer = await client.post(URL, json=BODY)
+
+    package = ParameterPackage.decode(answer.content, TABLE, version=published.digest)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == MEDIA_TYPE
+    assert package.tag.hex() == answer.headers["duet-tag"]
+    assert str(package.representation) == answer.headers["duet-plan"]
+
+
+async def test_the_openapi_document_describes_every_operation_and_how_it_fails(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+
+    operations = {path: operation for path, methods in document["paths"].items() for operation in methods.values()}
+    statuses = {path: set(operation["responses"]) for path, operation in operations.items()}
+    outside = {
+        errors.Unauthorized,
+        errors.UnknownVersion,
+    }  # no keys are asked for; a version is not named when generating
+    assert set(operations) == {
+        URL.replace("tiny", "{model}"),
+        "/v1/models",
+        "/v1/models/{model}",
+        "/v1/models/{model}/device-model",
+        "/livez",
+        "/readyz",
+    }
+    assert statuses[URL.replace("tiny", "{model}")] == {
+        "200",
+        "204",
+        *(str(status) for error, status in STATUS.items() if error not in outside),
+    }
+    for operation in operations.values():
+        assert operation["summary"]
+        for status, response in operation["responses"].items():
+            assert int(status) < 400 or set(response["content"]) == {PROBLEM}
+
+
+async def test_every_reference_of_the_openapi_document_leads_somewhere(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+
+    names = {part.split('"')[0] for part in json.dumps(document).split("#/components/schemas/")[1:]}
+    assert names <= set(document["components"]["schemas"])
+    assert {"ParametersRequest", "PackageAnswer", "Problem"} <= names
+
+
+@pytest.mark.parametrize("path", ["/v1/models/tiny", "/v1/models/tiny/device-model"])
+async def test_a_file_that_the_client_holds_is_not_sent_again(client: httpx.AsyncClient, path: str) -> None:
+    first = await client.get(path)
+    tag = first.headers["etag"]
+
+    again = [await client.get(path, headers={"if-none-match": held}) for held in (tag, f'W/{tag}, "x"', "*", '"other"')]
+
+    assert [answer.status_code for answer in again] == [304, 304, 304, 200]
+    assert again[0].content == b""
+    assert again[0].headers["etag"] == tag
+
+
+async def test_the_manifest_and_the_device_model_are_the_published_bytes(
+    client: httpx.AsyncClient, published: PublishedVersion
+) -> None:
+    manifest = await client.get("/v1/models/tiny")
+    device_model = await client.get("/v1/models/tiny/device-model", params={"version": "v1"})
+
+    assert manifest.content == published.manifest_bytes
+    assert device_model.content == published.path("device.onnx").read_bytes()
+    assert manifest.headers["duet-version"] == device_model.headers["duet-version"] == published.digest.hex()
+    # an active version may change, a named one never does
+    assert manifest.headers["cache-control"] == "no-cache"
+    assert "immutable" in device_model.headers["cache-control"]
+
+
+async def test_probes_and_lists(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/livez")).json()["status"] == "alive"
+    assert (await client.get("/readyz")).json() == {"status": "ready", "models": {"tiny": "v1"}}
+    assert (await client.get("/v1/models")).json() == {"models": [{"name": "tiny", "active": "v1", "versions": ["v1"]}]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing/here", 404, "not_found"),
+        ("GET", URL, 405, "method_not_allowed"),
+        ("GET", "/v1/models/films", 404, "unknown_model"),
+        ("GET", "/v1/models/..%2f..%2fetc", 404, "not_found"),
+        ("GET", "/v1/models/.hidden", 404, "unknown_model"),
+        ("GET", "/v1/models/tiny?version=v9", 404, "unknown_version"),
+        ("GET", "/v1/models/tiny?version=../v1", 404, "unknown_version"),
+        ("GET", f"/v1/models/tiny?version={'v' * 65}", 400, "invalid_request"),
+    ],
+)
+async def test_what_is_not_there_is_a_problem(
+    client: httpx.AsyncClient, method: str, path: str, status: int, code: str
+) -> None:
+    answer = await client.request(method, path, headers={"x-request-id": "r-7"})
+
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == PROBLEM
+    assert answer.json()["request_id"] == "r-7"
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ({}, "device"),
+        (BODY | {"budget": 5}, "budget"),
+        (BODY | {"budget_ms": "soon"}, "budget_ms"),
+        ([], "body"),
+        (BODY | {"link": {"down_kbps": -1, "up_kbps": 1, "rtt_ms": 1}}, "down_kbps"),
+    ],
+    ids=["empty", "unknown-field", "wrong-type", "a-list", "nested"],
+)
+async def test_an_invalid_request_names_the_field(client: httpx.AsyncClient, body: object, names: str) -> None:
+    answer = await client.post(URL, json=body)
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    assert names in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        b'{"device": "x", "sample": ["\\ud800"]}',
+        b'{"device": "x", "sample": [' + b"9" * 10_000 + b"]}",
+        b'{"device": "x", "sample": [1e999]}',
+        b'{"device": "\\u0000", "sample": [{}]}',
+    ],
+    ids=["no-text", "half-a-character", "huge-integer", "infinity", "control-character"],
+)
+async def test_odd_json_is_refused_like_any_other_mistake(client: httpx.AsyncClient, content: bytes) -> None:
+    answer = await client.post(URL, content=content, headers={"content-type": "application/json"})
+
+    assert answer.status_code in (400, 422)
+    assert answer.headers["content-type"] == PROBLEM

@@ -1,0 +1,72 @@
+"""Settings are checked where they enter, and every published configuration is valid."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from app.builder import build_app
+from app.schemas import MAX_BUDGET_MS
+from app.settings import BACKSTOP_S, AppSettings, serving_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"placment": "split"}, {"placement": "spilt"}, {"max_batch": 0}, {"refresh_s": 0}], ids=str
+)
+def test_a_wrong_setting_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        AppSettings.model_validate(wrong)
+
+
+def test_serve_config_names_real_deployments_and_valid_arguments(tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+    (application,) = config["applications"]
+
+    settings = AppSettings.model_validate(application["args"])
+    names = {"Gateway", "Encoder", "ParameterGenerator", "Composer"}
+    root = build_app(settings.model_copy(update={"models": str(tmp_path)}))
+
+    assert application["import_path"] == "app.builder:build_app"
+    assert settings.placement == "split"
+    assert {deployment["name"] for deployment in application["deployments"]} == names
+    assert sum(deployment["ray_actor_options"]["num_cpus"] for deployment in application["deployments"]) <= 2
+    assert root._bound_deployment.name == "Gateway"
+
+
+def test_linux_gets_haproxy_and_the_flags_that_must_go_with_it() -> None:
+    environment = serving_environment("linux")
+
+    assert environment["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
+    # without it, throughput-optimised Serve has a proxy on the head node only
+    assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    # the bundle switches to gRPC, whose limit is 4 MiB
+    assert int(environment["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"]) > 4 * 2**20
+
+
+@pytest.mark.parametrize(("platform", "ingress"), [("darwin", None), ("linux", "python")], ids=["macos", "asked-for"])
+def test_the_fall_back_runs_without_haproxy(platform: str, ingress: None) -> None:
+    environment = serving_environment(platform, ingress)
+
+    assert not [name for name in environment if "HAPROXY" in name or "HA_PROXY" in name]
+    assert environment["RAY_SERVE_PROXY_USE_GRPC"] == "1"
+
+
+def test_haproxy_is_refused_where_ray_brings_none() -> None:
+    with pytest.raises(ValueError, match="python"):
+        serving_environment("darwin", "haproxy")
+
+
+@pytest.mark.parametrize("ingress", ["haproxy", "python"])
+def test_every_flag_is_one_that_ray_serve_reads(ingress: str) -> None:
+    import ray.serve._private
+
+    read = "".join(path.read_text() for path in Path(ray.serve._private.__path__[0]).glob("constants*.py"))
+
+    assert not [name for name in serving_environment("linux", ingress) if name not in read]
+
+
+def test_the_backstop_is_longer_than_any_budget() -> None:
+    assert BACKSTOP_S * 1000 > MAX_BUDGET_MS

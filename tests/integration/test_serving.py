@@ -1,0 +1,296 @@
+"""Over real HTTP: both placements answer devices, and whatever comes in gets a 4xx that says what to do."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+
+from app.server import RunningServer, free_port, start
+from app.settings import AppSettings
+from duet.device.runtime import DeviceModel
+from duet.protocol.package import MEDIA_TYPE, ParameterPackage
+from duet.protocol.representation import Dtype, Form
+from duet.registry import PublishedVersion, Registry
+from tests.published_version import ITEM_IDS, SIGNATURE, TABLE, shared_parameters, write_version
+
+pytestmark = pytest.mark.serve
+
+ROOT = Path(__file__).resolve().parents[2]
+URL = "/v1/models/tiny/parameters"
+BODY: dict[str, Any] = {"device": "phone", "sample": list(ITEM_IDS[:4]), "link": "wifi", "budget_ms": 10_000}
+JSON = {"content-type": "application/json"}
+START_S = 120
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tmp_path_factory.mktemp("served")
+    write_version(models, version="v1", seed=0)
+    return models
+
+
+@pytest.fixture(scope="session")
+def published(repository: Path) -> PublishedVersion:
+    return Registry(repository).open("tiny", "v1")
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[RunningServer]:
+    with start(AppSettings(models=str(repository), refresh_s=0.1), port=0, num_cpus=2) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
+        # whatever the test has sent, the server is up
+        assert client.get("/readyz").status_code == 200
+
+
+def test_a_device_gets_better_scores_than_its_own_shared_ones_from_a_package(
+    client: httpx.Client, published: PublishedVersion
+) -> None:
+    device = DeviceModel.load(client.get("/v1/models/tiny/device-model").content)
+    shared = device.scores(BODY["sample"])
+
+    answer = client.post(URL, json=BODY)
+    package = ParameterPackage.decode(answer.content, device.table, version=published.digest)
+    device.swap(package.compose(device.shared))
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == MEDIA_TYPE
+    assert np.abs(device.scores(BODY["sample"]) - shared).max() > 0.1
+
+
+def test_every_representation_scores_on_the_device_as_computed_in_the_cloud(
+    client: httpx.Client, published: PublishedVersion
+) -> None:
+    device = DeviceModel.load(published.path("device.onnx"))
+    finished = DeviceModel.load(client.post(URL, json=BODY, headers={"accept": "application/onnx"}).content)
+    factors = BODY | {"accepts": {"forms": ["factors"], "dtypes": ["float32"]}}
+    reference: dict[Form, np.ndarray] = {Form.FULL: finished.scores(BODY["sample"])}
+    for form in ("factors", "full", "composed"):
+        for dtype in ("float32", "float16", "int8"):
+            asked = factors | {"accepts": {"forms": [form], "dtypes": [dtype]}}
+            package = ParameterPackage.decode(client.post(URL, json=asked).content, TABLE)
+            device.swap(package.compose(shared_parameters(seed=0)))
+            scores = device.scores(BODY["sample"])
+
+            assert (package.representation.form.name, package.representation.dtype.name) == (
+                form.upper(),
+                dtype.upper(),
+            )
+            # factors and their composition are the same parameters
+            expected = reference.setdefault(Form.FULL if form == "full" else Form.FACTORS, scores)
+            tolerance = {Dtype.FLOAT32: 1e-4, Dtype.FLOAT16: 1e-2, Dtype.INT8: 0.15}[package.representation.dtype]
+            np.testing.assert_allclose(scores, expected, atol=tolerance)
+
+
+def test_an_answer_splits_its_time(client: httpx.Client) -> None:
+    headers = client.post(URL, json=BODY).headers
+
+    stages = dict(part.split(";dur=") for part in headers["server-timing"].split(", "))
+    assert list(stages) == ["queue", "encode", "generate", "compose"]
+    assert 0 < sum(map(float, stages.values())) <= float(headers["duet-server-ms"]) + 0.1
+    assert float(headers["duet-predicted-ms"]) >= float(headers["duet-network-ms"])
+
+
+def test_what_the_device_holds_is_answered_without_a_body(client: httpx.Client) -> None:
+    first = client.post(URL, json=BODY)
+
+    current = {"version": first.headers["duet-version"], "tag": first.headers["duet-tag"], "age_s": 3}
+    second = client.post(URL, json=BODY | {"current": current})
+
+    assert (second.status_code, second.content) == (204, b"")
+    assert second.headers["duet-plan"] == "keep"
+
+
+def test_a_budget_that_is_too_small_says_what_would_do(client: httpx.Client) -> None:
+    refusal = client.post(URL, json=BODY | {"link": "slow-3g", "budget_ms": 50})
+
+    raised = client.post(URL, json=BODY | {"link": "slow-3g", "budget_ms": refusal.json()["smallest_ms"] + 50})
+
+    assert (refusal.status_code, refusal.json()["code"]) == (422, "budget_too_small")
+    assert raised.status_code == 200
+
+
+def test_a_client_cannot_switch_the_budget_off(client: httpx.Client) -> None:
+    # far less than a round trip through the server takes
+    answer = client.post(
+        URL,
+        json=BODY | {"link": {"down_kbps": 1e9, "up_kbps": 1e9, "rtt_ms": 0}, "budget_ms": 0.01},
+        headers={"x-request-timeout-seconds": "0"},
+    )
+
+    assert answer.status_code in (422, 504)
+
+
+def test_a_new_version_is_served_without_a_restart(client: httpx.Client, repository: Path) -> None:
+    write_version(repository, version="v2", seed=2)
+    try:
+        versions = []
+        deadline = time.monotonic() + 30
+        while "v2" not in versions and time.monotonic() < deadline:
+            answer = client.post(URL, json=BODY)
+            assert answer.status_code == 200
+            versions.append(answer.headers["duet-model-version"])
+            time.sleep(0.02)
+        assert versions == sorted(versions)
+        assert versions[-1] == "v2"
+    finally:
+        Registry(repository).activate("tiny", "v1")
+        deadline = time.monotonic() + 30
+        while client.get("/readyz").json()["models"] != {"tiny": "v1"} and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def deep(depth: int) -> bytes:
+    return b'{"device": "phone", "sample": ' + b"[" * depth + b"]" * depth + b"}"
+
+
+BAD_SAMPLES: dict[str, Any] = {
+    "a-text": "101,102",
+    "an-object": {"items": [101]},
+    "null": None,
+    "a-number": 101,
+    "booleans": [True],
+    "fractions": [101.5],
+    "nested": [[101]],
+    "empty": [],
+    "too-long": [101] * (SIGNATURE.max_items + 1),
+    "unknown-ids": ["nobody", 999_999],
+}
+
+
+@pytest.mark.parametrize("sample", BAD_SAMPLES.values(), ids=BAD_SAMPLES.keys())
+def test_a_sample_that_the_signature_refuses_is_422_with_a_remedy(client: httpx.Client, sample: object) -> None:
+    problem(client.post(URL, json=BODY | {"sample": sample}), 422, "invalid_sample", "remedy")
+
+
+BAD_BODIES = {
+    "truncated": (json.dumps(BODY).encode()[:-10], 400, "invalid_request"),
+    "no-body": (b"", 400, "invalid_request"),
+    "not-json": (b"sample=101&device=phone", 400, "invalid_request"),
+    "not-text": (b"\xff\xfe\x00\x80" * 10, 400, "invalid_request"),
+    "nan-in-the-sample": (b'{"device": "phone", "sample": [NaN]}', 422, "invalid_sample"),
+    "nan-in-the-budget": (b'{"device": "phone", "sample": [101], "budget_ms": NaN}', 400, "invalid_request"),
+    "deeply-nested": (deep(100_000), 400, "invalid_request"),
+    "nested-just-readable": (deep(100), 422, "invalid_sample"),
+    "ten-megabytes": (b'{"device": "phone", "sample": [' + b"101," * 2_500_000 + b"101]}", 413, "body_too_large"),
+    "misspelt-field": (json.dumps(BODY | {"budgetms": 3}).encode(), 400, "invalid_request"),
+}
+
+
+@pytest.mark.parametrize(("content", "status", "code"), BAD_BODIES.values(), ids=BAD_BODIES.keys())
+def test_a_body_that_cannot_be_read_is_a_4xx(client: httpx.Client, content: bytes, status: int, code: str) -> None:
+    problem(client.post(URL, content=content, headers=JSON), status, code)
+
+
+def test_ten_megabytes_without_a_declared_length_are_cut_off(client: httpx.Client) -> None:
+    pieces = (b"x" * 65_536 for _ in range(160))
+
+    answer = client.post(URL, content=pieces, headers=JSON)
+
+    problem(answer, 413, "body_too_large", "limit_bytes")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/x-python", ""]
+)
+def test_another_content_type_is_415(client: httpx.Client, content_type: str) -> None:
+    answer = client.post(URL, content=json.dumps(BODY), headers={"content-type": content_type})
+
+    problem(answer, 415, "unsupported_media_type", "expected")
+
+
+def test_an_answer_type_that_is_not_made_is_406(client: httpx.Client) -> None:
+    problem(client.post(URL, json=BODY, headers={"accept": "image/png"}), 406, "not_acceptable", "offered")
+
+
+def test_an_unknown_model_is_404_and_the_known_ones_are_named(client: httpx.Client) -> None:
+    answer = client.post("/v1/models/films/parameters", json=BODY)
+
+    problem(answer, 404, "unknown_model", "known")
+    assert answer.json()["known"] == ["tiny"]
+
+
+def test_a_client_that_hangs_up_hurts_nobody(client: httpx.Client, server: RunningServer) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    for sent in (b"POST ", b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\n{", b"\x16\x03\x01\x02\x00", b"\r\n" * 100):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(sent)
+
+    assert client.post(URL, json=BODY).status_code == 200
+
+
+def problem(answer: httpx.Response, status: int, code: str, *facts: str) -> None:
+    document = answer.json()
+    assert (answer.status_code, document["status"], document["code"]) == (status, status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert document["request_id"] == answer.headers["x-request-id"]
+    # expected, arrived, remedy: more than one sentence
+    assert document["detail"].count(". ") >= 1
+    assert set(facts) <= set(document)
+
+
+def test_serve_run_starts_the_split_placement_of_serve_config(repository: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+    config["http_options"]["port"] = port = free_port("127.0.0.1", 0)
+    (tmp_path / "serve_config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (tmp_path / "models").symlink_to(repository)
+    with serve_run(tmp_path) as run, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        deadline = time.monotonic() + START_S
+        while not is_ready(client) and time.monotonic() < deadline:
+            assert run.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        assert is_ready(client), (tmp_path / "log").read_text()
+        answer = client.post(URL, json=BODY)
+        refusal = client.post(URL, json=BODY | {"sample": []})
+
+    package = ParameterPackage.decode(answer.content, TABLE)
+    assert answer.status_code == 200
+    assert str(package.representation) == answer.headers["duet-plan"]
+    assert "generate;dur=" in answer.headers["server-timing"]
+    problem(refusal, 422, "invalid_sample", "remedy")
+
+
+def is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@contextmanager
+def serve_run(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `serve run` as an operator does, and stop it with the whole Ray that it has started."""
+    command = [str(Path(sys.executable).with_name("serve")), "run", "serve_config.yaml"]
+    # what this process has set for its own server is not in an operator's shell
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["PYTHONPATH"] = str(ROOT)
+    with (folder / "log").open("wb") as log:
+        run = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            yield run
+        finally:
+            run.send_signal(signal.SIGINT)
+            try:
+                run.wait(60)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(run.pid, signal.SIGKILL)
