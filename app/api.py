@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Path, Query, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
@@ -111,16 +111,6 @@ def _add_parameters(app: FastAPI, gateway: Gateway) -> None:
     )
     body = {"required": True, "content": {JSON: {"schema": openapi.reference(ParametersRequest)}}}
 
-    router = APIRouter(route_class=_DirectRoute)
-
-    @router.post(
-        "/v1/models/{model}/parameters",
-        operation_id="generate_parameters",
-        tags=["parameters"],
-        response_class=Response,
-        responses={200: answer, 204: kept, **failures},
-        openapi_extra={"requestBody": body},
-    )
     async def generate_parameters(model: ModelName, request: Request) -> Response:
         """Generate the parameters that suit a sample, in the best representation that arrives within the budget."""
         media_type = negotiate(request.headers.get("accept"), ANSWER_TYPES)
@@ -133,7 +123,17 @@ def _add_parameters(app: FastAPI, gateway: Gateway) -> None:
         answered = await gateway.parameters(model, _read(content), media_type=media_type, upload_bytes=len(content))
         return Response(answered.content, answered.status, answered.headers, answered.media_type)
 
-    app.include_router(router)
+    app.router.add_api_route(
+        "/v1/models/{model}/parameters",
+        generate_parameters,
+        methods=["POST"],
+        operation_id="generate_parameters",
+        tags=["parameters"],
+        response_class=Response,
+        responses={200: answer, 204: kept, **failures},
+        openapi_extra={"requestBody": body},
+        route_class_override=_DirectRoute,
+    )
 
 
 def _add_models(app: FastAPI, gateway: Gateway) -> None:

@@ -15,6 +15,8 @@ if not Path("/dev/nvidiactl").exists():
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+pytest_plugins = ["tests.tiny_version"]
+
 GUARD_ELEMENTS = 64
 POISON_BYTE = 0x80
 

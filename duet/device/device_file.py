@@ -22,7 +22,6 @@ from duet.protocol.device_model import (
     decode_shared,
     weight_inputs,
 )
-from duet.protocol.device_model import encode_shared as encode_shared
 from duet.protocol.errors import NoDeviceModel
 from duet.protocol.layers import LayerTable
 from duet.protocol.signature import Signature, Vocabulary, signature_from_json

@@ -1,7 +1,7 @@
 """Checkpoints of a run: safetensors for every tensor, JSON for the rest, each written whole or not at all.
 
-A run folder holds ``config.yaml``, ``data.json`` (which data), ``history.jsonl`` (an epoch a line), ``best.safetensors``
-and ``last.safetensors`` (with the optimiser), ``state.json`` and TensorBoard scalars.
+A run folder holds ``config.yaml``, ``data.json`` (which data), ``history.jsonl`` (an epoch a line),
+``best.safetensors``, ``last.safetensors`` (with the optimiser), ``state.json`` and TensorBoard scalars.
 """
 
 import json
