@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,9 @@ class ServedVersion:
     signature: Signature
     vocabulary: Vocabulary
     offers: tuple[Offer, ...]
+    """What it can answer with."""
+    offers_by_wish: dict[Hashable, tuple[Offer, ...]] = field(default_factory=dict)
+    """What the gateway has made of them for each kind of request."""
 
     @classmethod
     def of(cls, published: PublishedVersion) -> "ServedVersion":

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from app.catalog import Catalog, ServedVersion
 from app.schemas import Accepts, DtypeName, FormName, PackageAnswer, ParametersRequest
@@ -143,7 +142,7 @@ class Gateway:
         served.signature.validate(request.sample, served.vocabulary)
         canonical = served.signature.canonical(request.sample)
         accepts = request.accepts or _DEFAULT_ACCEPTS
-        offers = _offers(served, frozenset(accepts.forms), frozenset(accepts.dtypes), media_type)
+        offers = self._offers(served, accepts, media_type)
         call = _Call(request, served, canonical, upload_bytes, media_type, started_s, offers)
         held = _held(call)
         try:
@@ -156,6 +155,18 @@ class Gateway:
             return self._keep(call, held)
         answered, queue_ms = await self._ask(call, plan)
         return self._answer(call, plan, answered, queue_ms)
+
+    def _offers(self, served: ServedVersion, accepts: Accepts, media_type: str) -> tuple[Offer, ...]:
+        """List what the version has and the device takes, with the bytes that it takes on the wire; worked out once.
+
+        Raises:
+            NotAcceptable: If there is nothing.
+        """
+        # sets, so that the keys are few whatever the requests repeat and reorder
+        wish = (frozenset(accepts.forms), frozenset(accepts.dtypes), media_type)
+        if wish not in served.offers_by_wish:
+            served.offers_by_wish[wish] = _offers(served, *wish)
+        return served.offers_by_wish[wish]
 
     def _plan(self, call: _Call) -> Plan:
         """Choose before any work.
@@ -259,15 +270,9 @@ def _fitting(call: _Call, server_ms: float) -> Plan:
     )
 
 
-@lru_cache(maxsize=1024)
 def _offers(
     served: ServedVersion, form_names: frozenset[FormName], dtype_names: frozenset[DtypeName], media_type: str
 ) -> tuple[Offer, ...]:
-    """List what the version has and the device takes, with the bytes that it takes on the wire.
-
-    Raises:
-        NotAcceptable: If there is nothing.
-    """
     forms: set[Form] = {Form[name.upper()] for name in form_names}
     dtypes = {Dtype[name.upper()] for name in dtype_names}
     if media_type == ONNX:  # a finished model of full precision, whatever it is composed from

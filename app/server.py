@@ -32,13 +32,13 @@ _POLL_S = 0.1
 _NAME = "duet"
 _PORTS_TO_CHOOSE = range(20_000, 30_000)
 _TRIED_PORTS = 100
-# Ray Serve's own ports that are the same for every server on a machine, unless they are said to be others
-_PRIVATE_PORTS = {
-    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
-    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
-    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
-    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 9500,
-}
+# ports that are the same for every Ray Serve on a machine, unless they are said to be others
+_PRIVATE_PORTS = (
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+)
 _HAPROXY_FILES = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
@@ -161,6 +161,7 @@ def _run(settings: AppSettings, *, host: str, port: int, num_cpus: int | None, i
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     context = ray.init(
+        address="local",  # a Ray of its own, also where RAY_ADDRESS names another one
         num_cpus=max(num_cpus or os.cpu_count() or 1, _LEAST_CPUS),
         include_dashboard=False,
         log_to_driver=not is_quiet,
@@ -239,15 +240,9 @@ def _check_free(host: str, port: int) -> None:
 
 
 def _private_environment(folder: Path) -> dict[str, str]:
-    """Keep HAProxy's admin socket in a folder of this user, and out of the way of other servers."""
+    """Keep HAProxy's admin socket in a folder of this user, and out of the way of servers that start meanwhile."""
     files = {name: str(folder / file) for name, file in _HAPROXY_FILES.items()}
-    return files | {name: str(_usual_or_free_port(port)) for name, port in _PRIVATE_PORTS.items()}
-
-
-def _usual_or_free_port(port: int) -> int:
-    with suppress(OSError):
-        return free_port("", port)
-    return free_port("", 0)
+    return files | {name: str(free_port("", 0)) for name in _PRIVATE_PORTS}
 
 
 def _short_folder() -> str | None:

@@ -31,10 +31,10 @@ class InProcessHandle:
     """Stands in for a Ray Serve handle: awaitable responses that can be passed on un-awaited."""
 
     def __init__(self, replica: object) -> None:
-        self._replica = replica
+        self._replica, self.method = replica, InProcessMethod
 
     def __getattr__(self, method: str) -> "InProcessMethod":
-        return InProcessMethod(getattr(self._replica, method))
+        return self.method(getattr(self._replica, method))
 
 
 class InProcessMethod:
@@ -153,3 +153,21 @@ async def test_the_verdict_on_one_device_does_not_touch_its_neighbours() -> None
 
     assert [isinstance(outcome, Answered) for outcome in outcomes] == [True, False, True]
     assert isinstance(outcomes[1], NonFiniteParameters)
+
+
+async def test_what_a_stage_makes_is_passed_on_before_it_is_there(models: Path) -> None:
+    pipeline = split(models)
+    handed: list[bool] = []
+
+    class Watched(InProcessMethod):
+        async def remote(self, *arguments: object, **options: object) -> object:
+            handed.append(inspect.isawaitable(arguments[0]))
+            return await super().remote(*arguments, **options)
+
+    for handle in (pipeline._encoder, pipeline._generator, pipeline._composer):
+        handle.method = Watched
+
+    await pipeline.run([order(0)])
+
+    # the first stage gets samples, the others get what is still being computed
+    assert sorted(handed) == [False, True, True]

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from ragged_layouts import ACCELERATOR, BACKENDS, guarded
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels import apply_low_rank
+from tests.kernels.ragged_layouts import ACCELERATOR, BACKENDS, guarded
 
 NAMES = ("x", "base", "bias", "left", "right", "shift")
 SHAPES = {

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from ragged_layouts import ACCELERATOR, BACKENDS, array, compose_layout, guarded, padding
 
 from kernels import ComposeLayout, compose_weights
+from tests.kernels.ragged_layouts import ACCELERATOR, BACKENDS, array, compose_layout, guarded, padding
 
 EPSILON = torch.finfo(torch.float32).eps
 LAYOUT = compose_layout([(3, 5, 3, "float32")])

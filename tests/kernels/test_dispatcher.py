@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ragged_layouts import ACCELERATOR
 
 from kernels import dispatcher
 from kernels.dispatcher import resolve_backend
+from tests.kernels.ragged_layouts import ACCELERATOR
 
 TENSOR = torch.zeros(1)
 WITHOUT_TRITON = """

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from ragged_layouts import ACCELERATOR, BACKENDS, array, guarded, padding, slab_layout
 
 from duet.protocol.layers import DynamicLayer, LayerTable
 from duet.protocol.package import LayerValues, encode_body
 from duet.protocol.representation import Representation
 from kernels import Segment, SlabLayout, quantize_factors
+from tests.kernels.ragged_layouts import ACCELERATOR, BACKENDS, array, guarded, padding, slab_layout
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 SHAPES = {

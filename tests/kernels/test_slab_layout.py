@@ -1,9 +1,9 @@
 import pytest
 import torch
-from ragged_layouts import compose_layout, slab_layout
 
 from kernels import ComposeLayout, ComposeSegment, Segment, SlabLayout
 from kernels.slab_layout import gaps, pitch_bytes
+from tests.kernels.ragged_layouts import compose_layout, slab_layout
 
 LAYER = {
     "left": 0,
