@@ -1,3 +1,5 @@
+"""A layer with factors of its own a row: forward and backward against float64."""
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode

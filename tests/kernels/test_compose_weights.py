@@ -1,3 +1,5 @@
+"""Shared weight plus factors, cast or quantised in package layout, against float64."""
+
 import pytest
 import torch
 

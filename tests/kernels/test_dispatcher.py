@@ -1,3 +1,5 @@
+"""Which backend runs, what it takes to refuse one, and that everything imports without Triton."""
+
 import logging
 import subprocess
 import sys

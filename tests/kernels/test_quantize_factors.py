@@ -1,3 +1,5 @@
+"""Factors straight into package layout: bits, scales, padding, and numbers that are not finite."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""Layouts refuse overlaps, misalignment and segments outside the slab."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Embeddings to factors in one product, against float64."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""What personalisation is worth in the synthetic worlds, by their own ground truth."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""A source string finds its loader; what is no data set is refused with a remedy."""
+
 import os
 import subprocess
 import sys

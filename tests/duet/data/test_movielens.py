@@ -1,3 +1,5 @@
+"""MovieLens in both layouts: order, ties, titles, and rows that are wrong."""
+
 import pytest
 
 from duet.data.movielens import load_movielens_1m, load_movielens_100k

@@ -1,3 +1,5 @@
+"""Ids keep their kind, rows their order, and repeated rows count once."""
+
 import numpy as np
 
 from duet.data.rows import interactions_of_rows

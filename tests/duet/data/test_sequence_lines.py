@@ -1,3 +1,5 @@
+"""One line a user: order is that of the line, and bad lines are named."""
+
 import pytest
 
 from duet.data.sequence_lines import load_sequence_lines

@@ -1,3 +1,5 @@
+"""The synthetic world: same seed, same bytes; truth above estimate above what all share."""
+
 from dataclasses import replace
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""CSV, TSV and Parquet: columns by name, times of any kind, errors with line and remedy."""
+
 import time
 from datetime import UTC, date, datetime
 
