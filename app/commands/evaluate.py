@@ -15,6 +15,7 @@ def evaluate(
     part: Annotated[
         Literal["test", "validation"], typer.Option(help="Which held-out item: the last, or the one before.")
     ] = "test",
+    data: Annotated[str | None, typer.Option(help="Where the runs' data lie now, if they were moved.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the comparison as JSON to this file.")] = None,
 ) -> None:
     """Compare trained runs on held-out items: full catalogue and 1 against 99; differences to `static` with intervals.
@@ -39,17 +40,17 @@ def evaluate(
             # a log does not depend on the seed, the synthetic world does
             key = (config.data, config.seed if config.data.source.startswith("synthetic") else 0)
             if key not in loaded:
-                loaded[key] = load_data(config.data, seed=config.seed)
+                loaded[key] = load_data(config.data, seed=config.seed, source=data)
             evaluated += evaluate_run(run, loaded[key], part)
             progress.advance(task)
     rows = compare(evaluated)
     typer.echo(to_markdown(rows))
     if out is not None:
-        data = next(iter(loaded.values()))
+        log = next(iter(loaded.values()))
         document = {
-            "dataset": data.name,
+            "dataset": log.name,
             "users": len(evaluated[0].users),
-            "items": data.item_count,
+            "items": log.item_count,
             "part": part,
             "candidates": evaluated[0].candidates,
             "rows": [asdict(row) for row in rows],

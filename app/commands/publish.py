@@ -15,6 +15,7 @@ def publish(
     folder: ModelsFolder = Path("models"),
     quality_users: Annotated[int, typer.Option(min=10, help="Measure quality on at most this many users.")] = 1000,
     activate: Annotated[bool, typer.Option(help="Serve this version from now on.")] = True,
+    data: Annotated[str | None, typer.Option(help="Where the run's data lie now, if they were moved.")] = None,
 ) -> None:
     """Publish the best epoch of a run. Quality is measured through package bytes and the device's own ONNX graph."""
     from rich.console import Console
@@ -29,8 +30,9 @@ def publish(
 
     console = Console()
     config = read_run_config(run)
-    interactions = load_data(config.data, seed=config.seed)
+    interactions = load_data(config.data, seed=config.seed, source=data)
     registry = Registry(folder)
+    served = registry.active(model) if model in registry.models() else None
     with bar(console) as progress:
         task = progress.add_task("Publishing", total=None)
         published = publish_run(
@@ -49,5 +51,18 @@ def publish(
         )
     if activate:
         registry.activate(model, published.version)
+    elif served is not None:
+        # without a pin the newest version would be served
+        registry.activate(model, served)
     console.print(representations_table(published.manifest.representations))
-    console.print(f"Published {published.folder}. Next: duet serve --models {folder}", highlight=False)
+    shared, *others = published.manifest.representations
+    if max(other.quality.value for other in others) <= shared.quality.value:
+        typer.echo(
+            "No representation ranks better than the shared parameters: devices would gain nothing. Train longer?"
+        )
+    following = (
+        f"duet serve --models {folder}"
+        if activate or served is None
+        else f"duet models --models {folder} activate {model} {published.version}"
+    )
+    typer.echo(f"Published {published.folder}. Next: {following}")

@@ -42,39 +42,41 @@ def train(
     from duet.training.loop import train as run_training
 
     settings = list(settings or [])
-    settings += [f"data.source={data}"] * (data is not None) + [f"model={model}"] * (model is not None)
+    settings += [f"model={model}"] * (model is not None)
     settings += [f"seed={seed}"] * (seed is not None)
-    chosen = resolve_config(config, settings)
+    chosen = resolve_config(config, settings, data=data)
     folder = out or Path("runs") / f"{config.stem if config else 'default'}-{chosen.model}-s{chosen.seed}"
     if threads:
         torch.set_num_threads(threads)
-    console = Console()
     interactions = load_data(chosen.data, seed=chosen.seed)
-    console.print(
+    typer.echo(
         f"{interactions.name}: {interactions.user_count:,} users, {interactions.item_count:,} items, "
         f"{len(interactions.items):,} interactions. Run: {folder}"
     )
     done = read_progress(folder)
     if done.epoch and not done.finished:
-        console.print(f"Going on after epoch {done.epoch}.")
-    with TrainingProgress(console) as progress:
+        typer.echo(f"Going on after epoch {done.epoch}.")
+    with TrainingProgress(Console(markup=False)) as progress:
         result = run_training(chosen, interactions, folder, observer=progress.observer)
-    console.print(
+    typer.echo(
         f"{'Already finished' if done.finished else 'Finished'} after {result.epoch} epochs in {result.seconds:.0f} s. "
-        f"Best epoch {result.best_epoch}: validation NDCG@10 {result.best_value:.4f}. Next: duet publish {folder}"
+        f"Best epoch {result.best_epoch}: validation NDCG@10 {result.best_value:.4f}. Next: duet "
+        f"{'publish' if chosen.model == 'duet' else 'evaluate'} {folder}"
     )
 
 
-def resolve_config(path: Path | None, settings: list[str]) -> "TrainingConfig":
+def resolve_config(path: Path | None, settings: list[str], *, data: str | None = None) -> "TrainingConfig":
     """Read a configuration and override single settings.
 
     Args:
         path: The YAML file; None takes the defaults.
         settings: ``key=value`` with dots between levels; the value is YAML.
+        data: Source of the data, as it stands; a relative path becomes absolute, so that the run finds it again.
 
     Raises:
         InvalidData: If the file or a setting cannot be used.
     """
+    from duet.data.loading import absolute_source
     from duet.protocol.errors import InvalidData
     from duet.training.config import TrainingConfig, override, read_config
 
@@ -86,15 +88,16 @@ def resolve_config(path: Path | None, settings: list[str]) -> "TrainingConfig":
                 path="--set", line=None, expected="KEY=VALUE", received=setting, remedy="Try --set generator.rank=8."
             )
         config = override(config, key.strip(), value)
-    return config
+    source = absolute_source(config.data.source if data is None else data)
+    return config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
 
 
-def load_data(options: "DataOptions", *, seed: int) -> "Interactions":
-    """Load what a configuration names."""
+def load_data(options: "DataOptions", *, seed: int, source: str | None = None) -> "Interactions":
+    """Load what a configuration names, or the same data from another place."""
     from duet.data.loading import load
 
     return load(
-        options.source,
+        options.source if source is None else source,
         user_column=options.user_column,
         item_column=options.item_column,
         time_column=options.time_column,

@@ -86,6 +86,16 @@ def load(
     return readers[form](file)
 
 
+def absolute_source(source: str) -> str:
+    """Return the source with its path made absolute, so that it means the same from every folder."""
+    head, colon, rest = source.partition(":")
+    if head == "synthetic":
+        return source
+    if colon and head in FORMATS:
+        return f"{head}:{Path(rest).expanduser().absolute()}"
+    return str(Path(source).expanduser().absolute()) if source else source
+
+
 def synthetic_world(source: str, *, seed: int = 0) -> SyntheticWorld | None:
     """Return the world behind a source string, ground truth and all, or None for a source that is real data.
 

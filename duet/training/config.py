@@ -74,7 +74,9 @@ class OptimisationOptions(_Config):
     negatives: PositiveInt = 4
     """Sampled negatives per positive of the binary loss."""
     batch_size: PositiveInt = 256
-    """Windows a step."""
+    """Most windows a step."""
+    least_steps: PositiveInt = 50
+    """Smaller batches, down to 16 windows, where a log is too small for so many steps an epoch."""
     learning_rate: PositiveFloat = 1e-3
     """Of AdamW, after a short linear warm-up."""
     weight_decay: float = Field(default=0.0, ge=0)

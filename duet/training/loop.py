@@ -25,6 +25,7 @@ from duet.training.objectives import objective
 from duet.training.ranking import Questions, ask, rank
 
 WARM_UP_STEPS = 50
+SMALLEST_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,28 @@ def _claim(folder: Path, config: TrainingConfig) -> None:
         if any(folder.iterdir()):
             raise UnusableRun(path=folder, reason="it is not empty and not a run", remedy="Choose another folder.")
         checkpoint.write_atomically(folder / checkpoint.CONFIG, config.to_yaml().encode())
-    elif checkpoint.read_run_config(folder) != config:
+        return
+    there = checkpoint.read_run_config(folder)
+    if there != config:
         raise UnusableRun(
             path=folder,
-            reason="it holds a run with another configuration",
+            reason=f"it holds a run with another configuration ({_difference(there, config)})",
             remedy="Choose another folder, or delete this one to start over.",
         )
+
+
+def _difference(there: TrainingConfig, asked: TrainingConfig) -> str:
+    """Name the first setting in which two configurations differ."""
+    for name, value in there.model_dump().items():
+        other = getattr(asked, name)
+        if not isinstance(value, dict):
+            if value != other:
+                return f"{name}: {value} there, {other} asked"
+            continue
+        for inner, setting in value.items():
+            if setting != getattr(other, inner):
+                return f"{name}.{inner}: {setting} there, {getattr(other, inner)} asked"
+    return "no setting differs"
 
 
 def _epoch(
@@ -169,14 +186,15 @@ def _train_epoch(
     options, number = config.optimisation, progress.epoch + 1
     windows = training_windows(split, config.backbone.length, seed=config.seed, epoch=number)
     inputs, targets = torch.from_numpy(windows.inputs).long(), torch.from_numpy(windows.targets).long()
-    steps = math.ceil(len(inputs) / options.batch_size)
+    size = min(options.batch_size, max(SMALLEST_BATCH, len(inputs) // options.least_steps))
+    steps = math.ceil(len(inputs) / size)
     choices = _served_choices(config, network, number, steps)
     torch.manual_seed(config.seed * 100_003 + number)
     negatives = torch.Generator().manual_seed(config.seed * 100_003 + number)
     network.train()
     total = 0.0
     for index in range(steps):
-        rows = slice(index * options.batch_size, (index + 1) * options.batch_size)
+        rows = slice(index * size, (index + 1) * size)
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * min(1.0, (progress.step + index + 1) / WARM_UP_STEPS)
         optimizer.zero_grad(set_to_none=True)

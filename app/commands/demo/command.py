@@ -23,6 +23,8 @@ BUDGET_MS = 200.0
 LINK = "lte"
 WORKERS = 2
 ASKED_PER_LINK = 40
+REPORT = "report.html"
+PARTS = frozenset({"run", "models", "device-cache", REPORT})
 
 
 def demo(
@@ -30,9 +32,9 @@ def demo(
         str | None,
         typer.Option(help="Your own log instead of the synthetic world, e.g. ml-100k/u.data. See docs/data.md."),
     ] = None,
-    folder: Annotated[Path, typer.Option("--out", help="Where run, model and report go; emptied first.")] = Path(
-        "runs/demo"
-    ),
+    folder: Annotated[
+        Path, typer.Option("--out", help="Where run, model and report go; an earlier demo there is replaced.")
+    ] = Path("runs/demo"),
     devices: Annotated[int, typer.Option(min=2, help="Most held-out devices to simulate.")] = 300,
     quick: Annotated[bool, typer.Option("--quick", help="Two epochs, 30 devices: shows that it runs.")] = False,
 ) -> None:
@@ -41,6 +43,7 @@ def demo(
     With the synthetic world it takes under three minutes on two cores. The server listens on a free port of 127.0.0.1.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from app.commands.demo.report import write_report
     from app.commands.train import load_data
@@ -48,32 +51,51 @@ def demo(
 
     console = Console(highlight=False)
     started = time.perf_counter()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     config = _config(data, quick=quick)
     interactions = load_data(config.data, seed=config.seed)
+    _empty(folder)
     console.print(
-        f"[bold]1. Train[/] on {interactions.name}: {interactions.user_count:,} users, {interactions.item_count:,} "
-        f"items, {len(interactions.items):,} interactions; {config.data.unseen_share:.0%} of the users are kept out, "
-        "as new devices."
+        f"[bold]1. Train[/] on {escape(interactions.name)}: {interactions.user_count:,} users, "
+        f"{interactions.item_count:,} items, {len(interactions.items):,} interactions; "
+        f"{config.data.unseen_share:.0%} of the users are kept out, as new devices."
     )
     split = _train(config, interactions, folder / "run", console)
     console.print("[bold]2. Publish[/] with the quality of every representation measured through bytes and ONNX.")
     registry = Registry(folder / "models")
     published = _publish(folder / "run", interactions, registry, console, quick=quick)
     findings = _serve_and_visit(config, published, registry, split, folder, console, 30 if quick else devices)
-    _print_findings(findings, console)
-    report = folder / "report.html"
+    report = folder / REPORT
     write_report(report, findings)
-    console.print(f"\nReport with plots: {report.resolve()}  ({time.perf_counter() - started:.0f} s in all)")
+    _print_findings(findings, console)
+    typer.echo(f"\nReport with plots: {report.resolve()}  ({time.perf_counter() - started:.0f} s in all)")
+
+
+def _empty(folder: Path) -> None:
+    """Remove what an earlier demo left in the folder, and nothing else.
+
+    Raises:
+        UnusableRun: If the folder holds anything that no demo wrote.
+    """
+    from duet.protocol.errors import UnusableRun
+
+    strangers = [path.name for path in folder.iterdir() if path.name not in PARTS] if folder.is_dir() else []
+    if strangers or folder.is_file():
+        raise UnusableRun(
+            path=folder,
+            reason=f"it holds {strangers[0] if strangers else 'a file'}, which no demo wrote",
+            remedy="Choose another folder with --out.",
+        )
+    for name in PARTS - {REPORT}:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / REPORT).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _config(data: str | None, *, quick: bool) -> "TrainingConfig":
     from app.commands.train import resolve_config
 
-    settings = [f"data.source={data}"] if data else []
-    settings += ["optimisation.max_epochs=2"] if quick else []
-    return resolve_config(Path(__file__).parents[3] / "duet/training/configs/demo.yaml", settings)
+    settings = ["optimisation.max_epochs=2"] if quick else []
+    return resolve_config(Path(__file__).parents[3] / "duet/training/configs/demo.yaml", settings, data=data)
 
 
 def _train(config: "TrainingConfig", interactions: "Interactions", run: Path, console: "Console") -> "LeaveOneOut":
@@ -114,7 +136,7 @@ def _publish(
                 on_measured=lambda: progress.advance(task),
             ),
         )
-    console.print(f"   {published.folder}, {len(published.manifest.representations)} representations")
+    typer.echo(f"   {published.folder}, {len(published.manifest.representations)} representations")
     return published
 
 
@@ -194,6 +216,7 @@ def _serve_and_visit(
 
 
 def _print_findings(findings: "Findings", console: "Console") -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from duet.protocol.budget import PROFILES
@@ -233,6 +256,9 @@ def _print_findings(findings: "Findings", console: "Console") -> None:
             f"{d.within_budget:.0%}",
         )
     console.print(table)
+    for d in findings.deliveries:
+        if d.refused and d.refusal is None:
+            console.print(f"{d.link}: {d.refused} more were refused, {escape(d.reason)}")
     example = findings.example
     console.print(
         f"\n[bold]One device[/]: its next item moves from rank {example.shared:g} to rank {example.fresh:g} "
@@ -241,9 +267,9 @@ def _print_findings(findings: "Findings", console: "Console") -> None:
     table = Table("", "shared parameters", "generated for this device", box=None, header_style="bold")
     for place in range(len(example.after)):
         row = [
-            f"[bold green]{ranking.titles[place]} <-[/]"
+            f"[bold green]{escape(ranking.titles[place])} <-[/]"
             if ranking.ids[place] == example.moment.following
-            else ranking.titles[place]
+            else escape(ranking.titles[place])
             for ranking in (example.before, example.after)
         ]
         table.add_row(str(place + 1), *row)

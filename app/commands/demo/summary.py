@@ -41,7 +41,9 @@ class Delivery:
         network_ms: Median of the modelled network.
         delivered_ms: p50 and p95 of server and network together.
         within_budget: Share of the answers delivered within the budget.
-        refusal: What the server said when no plan fits; None otherwise.
+        refused: How many were refused or failed; they count as not within the budget.
+        reason: Why the first of them was.
+        refusal: The same, when all of them were; None otherwise.
     """
 
     link: str
@@ -52,6 +54,8 @@ class Delivery:
     network_ms: float
     delivered_ms: tuple[float, float]
     within_budget: float
+    refused: int
+    reason: str
     refusal: str | None
 
 
@@ -90,6 +94,8 @@ def delivery_of(link: str, updates: Sequence[Update], *, budget_ms: float) -> De
         network_ms=_percentile(network, 50),
         delivered_ms=(_percentile(delivered, 50), _percentile(delivered, 95)),
         within_budget=float(np.mean(np.append(delivered <= budget_ms, [False] * len(errors)))) if updates else 0.0,
+        refused=len(errors),
+        reason=errors[0] if errors else "",
         refusal=errors[0] if errors and not arrived else None,
     )
 

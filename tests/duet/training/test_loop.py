@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from duet.data.splits import leave_one_out
+from duet.data.windows import training_windows
 from duet.networks.duet_network import SHARED
 from duet.protocol.errors import DatasetTooSmall, DivergedTraining, UnusableRun
 from duet.training import checkpoint
@@ -282,7 +283,9 @@ def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_last_good_check
 
 def test_weights_that_the_last_step_of_an_epoch_broke_are_never_kept(config, tiny_interactions, tmp_path):
     # one step an epoch, so that no further loss tells
-    config = changed(config, optimisation__batch_size=10_000, optimisation__learning_rate=1e42)
+    config = changed(
+        config, optimisation__batch_size=10_000, optimisation__least_steps=1, optimisation__learning_rate=1e42
+    )
 
     with pytest.raises(DivergedTraining):
         train(config, tiny_interactions, tmp_path)
@@ -292,7 +295,9 @@ def test_weights_that_the_last_step_of_an_epoch_broke_are_never_kept(config, tin
 
 def test_weights_that_give_no_finite_score_are_not_the_best_epoch(config, tiny_interactions, tmp_path):
     # finite weights, but logits beyond float32
-    config = changed(config, optimisation__batch_size=10_000, optimisation__learning_rate=1e33)
+    config = changed(
+        config, optimisation__batch_size=10_000, optimisation__least_steps=1, optimisation__learning_rate=1e33
+    )
 
     with pytest.raises(DivergedTraining):
         train(config, tiny_interactions, tmp_path)
@@ -336,3 +341,23 @@ def test_a_run_refuses_to_go_on_with_other_data_of_the_same_size(tmp_path, tiny_
 
     with pytest.raises(UnusableRun, match="other content"):
         train(tiny_config, other, tmp_path / "run")
+
+
+def test_a_small_log_is_cut_into_smaller_batches_so_that_an_epoch_has_steps(config, tiny_interactions, tmp_path):
+    steps = []
+    config = changed(config, optimisation__batch_size=10_000, optimisation__max_epochs=1)
+
+    train(
+        config, tiny_interactions, tmp_path, observer=Observer(on_step=lambda epoch, done, total: steps.append(total))
+    )
+
+    windows = training_windows(split_of(config, tiny_interactions), config.backbone.length, seed=0, epoch=1)
+    assert set(steps) == {-(-len(windows.inputs) // 16)}
+    assert steps[0] > 10
+
+
+def test_a_run_with_another_configuration_says_which_setting_differs(config, tiny_interactions, tmp_path):
+    train(changed(config, optimisation__max_epochs=1), tiny_interactions, tmp_path)
+
+    with pytest.raises(UnusableRun, match=r"optimisation\.max_epochs: 1 there, 7 asked"):
+        train(changed(config, optimisation__max_epochs=7), tiny_interactions, tmp_path)
