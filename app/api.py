@@ -21,6 +21,7 @@ from app.schemas import ModelList, PackageAnswer, ParametersRequest, Status
 from duet.protocol.errors import (
     BodyTooLarge,
     BudgetTooSmall,
+    CorruptVersion,
     DeadlineExceeded,
     DuetError,
     InvalidRequest,
@@ -137,7 +138,7 @@ def _add_parameters(app: FastAPI, gateway: Gateway) -> None:
 
 
 def _add_models(app: FastAPI, gateway: Gateway) -> None:
-    failures = openapi.problem_responses(InvalidRequest, UnknownModel, UnknownVersion, VersionNotReady)
+    failures = openapi.problem_responses(InvalidRequest, UnknownModel, UnknownVersion, CorruptVersion)
     not_modified = {"description": "The client holds this file.", "headers": openapi.header_descriptions(_FILE_HEADERS)}
     manifest = openapi.binary("The manifest, byte for byte.", JSON, headers=_FILE_HEADERS)
     device_model = openapi.binary("The device model.", ONNX, headers=_FILE_HEADERS)
@@ -221,9 +222,10 @@ async def _duet_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     method, path = request.method, request.url.path[:200]
+    allowed = (error.headers or {}).get("Allow", "another method")
     code, detail = {
         404: ("not_found", f"Expected one of the paths of /openapi.json, got {path!r}. Correct the path."),
-        405: ("method_not_allowed", f"Expected another method for {path!r}, got {method}. See /openapi.json."),
+        405: ("method_not_allowed", f"Expected {allowed} for {path!r}, got {method}. See /openapi.json."),
     }.get(error.status_code, ("http_error", str(error.detail)))
     headers = dict(error.headers or {})
     return plain_problem(error.status_code, code, detail, request_id_of(request.scope), headers=headers)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.schemas import ModelSummary
 from duet.protocol.budget import Offer
-from duet.protocol.errors import DuetError, RegistryError, UnknownModel, VersionNotReady
+from duet.protocol.errors import CorruptVersion, DuetError, RegistryError, UnknownModel
 from duet.protocol.signature import Signature, Vocabulary
 from duet.registry import PublishedVersion, Registry
 
@@ -128,7 +128,7 @@ class Catalog:
         Raises:
             UnknownModel: If there is no such model.
             UnknownVersion: If it has no such version.
-            VersionNotReady: If the version is not what was published.
+            CorruptVersion: If the version is not what was published; names no folder of this machine.
         """
         active = self.active(model)
         if version is None or version == active.published.version:
@@ -139,7 +139,8 @@ class Catalog:
                 served = ServedVersion.of(await asyncio.to_thread(self._registry.open, model, version))
             except RegistryError as error:
                 logger.warning("Version %s of model %s cannot be opened: %s", version, model, error)
-                raise VersionNotReady(model=model, version=version) from error
+                reason = "this server cannot open it, and its log says why"
+                raise CorruptVersion(path=f"{model}/{version}", reason=reason) from error
             while len(self._opened) >= _OPENED_VERSIONS:
                 self._opened.pop(next(iter(self._opened)))
             self._opened[key] = served
@@ -152,7 +153,7 @@ class Catalog:
                 ModelSummary(
                     name=model,
                     active=served.published.version,
-                    versions=tuple(await asyncio.to_thread(self._registry.versions, model)),
+                    versions=await asyncio.to_thread(self._versions, model, served.published.version),
                 )
                 for model, served in sorted(self._active.items())
             ]
@@ -193,7 +194,14 @@ class Catalog:
         served = ServedVersion.of(await asyncio.to_thread(self._registry.open, model, version))
         await self._prepare(model, version)
         self._active[model] = served
-        logger.info("Model %s is served at version %s", model, version)
+        # a warning, because Serve's default level shows nothing below
+        logger.warning("Model %s is served at version %s", model, version)
+
+    def _versions(self, model: str, active: str) -> tuple[str, ...]:
+        try:
+            return tuple(self._registry.versions(model))
+        except UnknownModel:
+            return (active,)  # its folder is gone; what is loaded is served on
 
     def _active_version(self, model: str) -> str | None:
         served = self._active.get(model)

@@ -24,6 +24,7 @@ STATUS: Mapping[type[DuetError], int] = {
     errors.BudgetTooSmall: 422,
     errors.Overloaded: 429,
     errors.NonFiniteParameters: 500,
+    errors.CorruptVersion: 500,
     errors.VersionNotReady: 503,
     errors.DeadlineExceeded: 504,
 }

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from duet.protocol.budget import PROFILES, Link
 
@@ -24,6 +24,17 @@ class LinkFields(_Message):
     down_kbps: Rate = Field(description="Towards the device, kbit/s.")
     up_kbps: Rate = Field(description="Towards the cloud, kbit/s.")
     rtt_ms: float = Field(ge=0, le=60_000, allow_inf_nan=False, description="Round-trip time.")
+
+
+def _link_kind(value: object) -> str:
+    return "measured" if isinstance(value, dict | LinkFields) else "profile"
+
+
+LinkWish: TypeAlias = Annotated[
+    # told apart first, so that a mistake is told in terms of the one that was meant
+    Annotated[Profile, Tag("profile")] | Annotated[LinkFields, Tag("measured")],
+    Discriminator(_link_kind),
+]
 
 
 class Accepts(_Message):
@@ -54,7 +65,7 @@ class ParametersRequest(_Message):
     budget_ms: float = Field(
         default=200, gt=0, le=MAX_BUDGET_MS, allow_inf_nan=False, description="From sending to the last byte received."
     )
-    link: Profile | LinkFields = Field(default="lte", description="A named profile, or the measured link.")
+    link: LinkWish = Field(default="lte", description="A named profile, or the measured link.")
     accepts: Accepts | None = Field(default=None, description="Factors and full residuals of every dtype by default.")
     current: Held | None = Field(default=None, description="What the device holds, so that it is not sent again.")
     priority: Literal["low", "normal", "high"] = Field(

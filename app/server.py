@@ -19,16 +19,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from app.settings import BACKSTOP_S, AppSettings, Ingress, serving_environment
-from duet.protocol.errors import UnknownModel
 from duet.registry import Registry
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LEAST_CPUS = 2
 _READY_TIMEOUT_S = 90.0
 _POLL_S = 0.1
+_SIGNAL_POLL_S = 0.01
 _NAME = "duet"
 _PORTS_TO_CHOOSE = range(20_000, 30_000)
 _TRIED_PORTS = 100
@@ -47,6 +47,8 @@ _HAPROXY_FILES = {
     "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
 }
 
+_Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
+
 
 @dataclass(frozen=True)
 class RunningServer:
@@ -54,11 +56,11 @@ class RunningServer:
 
     url: str
     logs: Path
-    """Where Ray Serve writes its logs, tracebacks included."""
+    """The folder of the logs: ``worker-*.err`` holds ours, tracebacks included, and ``serve/`` those of Ray Serve."""
     _started: ExitStack
 
     def stop(self) -> None:
-        """Stop the application and the whole Ray that was started for it."""
+        """Stop the application and the whole Ray that was started for it; signals to end do not cut it short."""
         self._started.close()
 
     def __enter__(self) -> Self:
@@ -90,21 +92,22 @@ def start(
         is_quiet: Leave the logs of the replicas in their files.
 
     Raises:
-        UnknownModel: If there is nothing to serve.
+        FileNotFoundError: If nothing is published in the folder of models.
+        UnknownModel: If the only model to serve is not published.
         RegistryError: If an active version is not what was published.
-        OSError: If the port is taken.
+        ValueError: If this machine lacks the accelerator.
+        OSError: If the port is taken, or the address not one of this machine.
         RuntimeError: If the application does not become ready.
     """
     _check_models(settings)
     port = free_port(host, port)
+    check_accelerator(settings.accelerator)
     with ExitStack() as started:
         private = started.enter_context(tempfile.TemporaryDirectory(prefix="duet-", dir=_short_folder()))
         environment = serving_environment(ingress=ingress) | _private_environment(Path(private))
         started.enter_context(_exported(environment))
 
-        import ray
-
-        started.callback(ray.shutdown)
+        started.callback(_stop_ray)
         logs = _run(settings, host=host, port=port, num_cpus=num_cpus, is_quiet=is_quiet)
         url = f"http://{host}:{port}"
         _wait_until_ready(f"{url}/readyz", logs)
@@ -123,6 +126,8 @@ def serve_forever(
 ) -> None:
     """Serve until the process is asked to end, by Ctrl-C or SIGTERM; then stop everything that was started.
 
+    From then on the process ignores both: asked twice, it would leave a part of Ray behind, or end as if it had failed.
+
     Args:
         settings: What to serve, and how.
         host: Address to listen on.
@@ -133,21 +138,25 @@ def serve_forever(
         on_ready: Called once, when the server answers.
 
     Raises:
-        UnknownModel: If there is nothing to serve.
+        FileNotFoundError: If nothing is published in the folder of models.
+        UnknownModel: If the only model to serve is not published.
         RegistryError: If an active version is not what was published.
-        OSError: If the port is taken.
+        ValueError: If this machine lacks the accelerator.
+        OSError: If the port is taken, or the address not one of this machine.
         RuntimeError: If the application does not become ready.
     """
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    previous = _handle(_interrupt)
     try:
         with start(settings, host=host, port=port, ingress=ingress, num_cpus=num_cpus, is_quiet=is_quiet) as server:
             if on_ready is not None:
                 on_ready(server)
             threading.Event().wait()
     except KeyboardInterrupt:
-        return
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        # Python puts handlers of its own back to the default while it ends, but not this one
+        _handle(signal.SIG_IGN)
+    except BaseException:
+        _restore(previous)
+        raise
 
 
 def _run(settings: AppSettings, *, host: str, port: int, num_cpus: int | None, is_quiet: bool) -> Path:
@@ -170,7 +179,7 @@ def _run(settings: AppSettings, *, host: str, port: int, num_cpus: int | None, i
     )
     # Ray sets a handler of its own, which ends the process without stopping what it has started
     signal.signal(signal.SIGTERM, on_sigterm)
-    logs = Path(context.address_info["session_dir"]) / "logs" / "serve"
+    logs = Path(context.address_info["session_dir"]) / "logs"
     logging_config = LoggingConfig(log_level="WARNING", enable_access_log=False)
     # cut off whatever its budget says: the gateway keeps to budgets itself
     http_options = {"host": host, "port": port, "request_timeout_s": BACKSTOP_S}
@@ -208,9 +217,33 @@ def _check_models(settings: AppSettings) -> None:
     known = registry.models()
     names = known if settings.model is None else [settings.model]
     if not names:
-        raise UnknownModel(model="any", known=known)
+        raise FileNotFoundError(
+            f"Expected published models in {registry.root.absolute()}, got "
+            f"{'none' if registry.root.is_dir() else 'no such folder'}. Publish a run there with "
+            f"`duet publish RUN --models {registry.root}`, or name another folder with --models."
+        )
     for name in names:
         registry.open(name)
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Look for the accelerator before Ray waits for it until the start times out.
+
+    Args:
+        accelerator: As in ``AppSettings``.
+
+    Raises:
+        ValueError: If this machine lacks it.
+    """
+    if accelerator == "cpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"Expected a CUDA accelerator for accelerator {accelerator!r}, got a machine without one that torch "
+            "can use. Serve with accelerator 'cpu', or install the driver and a CUDA build of torch."
+        )
 
 
 def free_port(host: str, port: int) -> int:
@@ -218,25 +251,31 @@ def free_port(host: str, port: int) -> int:
 
     HAProxy would share a port that another server of this user listens on, and the system's own choice for 0 is from
     the range that it gives to Ray's processes a moment later.
+
+    Raises:
+        OSError: If the port is taken, or the address not one of this machine.
     """
-    if port:
-        _check_free(host, port)
-        return port
-    for candidate in random.sample(_PORTS_TO_CHOOSE, _TRIED_PORTS):
-        with suppress(OSError):
-            _check_free(host, candidate)
+    for candidate in [port] if port else random.sample(_PORTS_TO_CHOOSE, _TRIED_PORTS):
+        try:
+            _bind(host, candidate)
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise OSError(
+                    f"Expected an address of this machine to listen on, got {host!r}. Use 127.0.0.1 for this machine "
+                    "alone, or 0.0.0.0 to let others in."
+                ) from error
+            if port:
+                told = f"Expected port {port} of {host} to be free, got: {error.strerror}. Choose another port."
+                raise OSError(told) from error
+        else:
             return candidate
-    raise OSError(errno.EADDRINUSE, f"Expected a free port in {_PORTS_TO_CHOOSE}, got none. Name a port.")
+    raise OSError(f"Expected a free port in {_PORTS_TO_CHOOSE}, got none. Name a port.")
 
 
-def _check_free(host: str, port: int) -> None:
+def _bind(host: str, port: int) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            sentence = f"Expected port {port} of {host} to be free, got: {error.strerror}. Choose another port."
-            raise OSError(error.errno or errno.EADDRINUSE, sentence) from error
+        probe.bind((host, port))
 
 
 def _private_environment(folder: Path) -> dict[str, str]:
@@ -262,5 +301,36 @@ def _exported(environment: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+def _stop_ray() -> None:
+    import ray
+
+    previous = _handle(_ignore)
+    stopping = threading.Thread(target=ray.shutdown)
+    stopping.start()
+    while stopping.is_alive():
+        # Ray's core puts SIGTERM back to its default meanwhile, which ends the process before what it has started
+        _handle(_ignore)
+        stopping.join(_SIGNAL_POLL_S)
+    _restore(previous)
+
+
+def _handle(handler: _Handler) -> dict[signal.Signals, _Handler]:
+    """Handle the signals that ask to end; return what handled them. Python allows that in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+
+
+def _restore(handlers: Mapping[signal.Signals, _Handler]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    # a second one, such as a whole process group gets, would cut short the stop that this one begins
+    _handle(_ignore)
     raise KeyboardInterrupt
+
+
+def _ignore(_signal: int, _frame: FrameType | None) -> None:
+    """Do nothing. Unlike ``SIG_IGN``, processes that start meanwhile do not inherit it."""

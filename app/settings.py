@@ -27,7 +27,11 @@ class AppSettings(BaseModel):
     placement: Literal["colocated", "split"] = Field(
         default="colocated", description="All stages in the gateway's process, or a deployment for each stage."
     )
-    accelerator: str = Field(default="cpu", description="Where parameters are generated: cpu, cuda, cuda:1.")
+    accelerator: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:[0-9]+)?)$",
+        description="Where parameters are generated: cpu, cuda, cuda:1.",
+    )
     max_batch: PositiveInt = Field(default=64, description="Most requests in one batch.")
     max_queued: PositiveInt = Field(default=256, description="Most requests that wait for a batch; one more gets 429.")
     batches_in_flight: PositiveInt = Field(

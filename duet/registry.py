@@ -22,6 +22,7 @@ from duet.protocol.canonical_json import Json, decode_json, encode_json
 from duet.protocol.errors import (
     CorruptVersion,
     InvalidName,
+    InvalidRequest,
     UnknownModel,
     UnknownVersion,
     UnsupportedManifest,
@@ -172,8 +173,7 @@ class Registry:
 
     def models(self) -> list[str]:
         """List the models that have at least one version, by name."""
-        names = _folder_names(self.root)
-        return sorted(name for name in names if MODEL_NAME.fullmatch(name) and self._version_names(name))
+        return sorted(name for name in _folder_names(self.root) if self._version_names(name))
 
     def versions(self, model: str) -> list[str]:
         """List the versions of a model, oldest first by the time in their manifests; unreadable ones come first.
@@ -203,14 +203,16 @@ class Registry:
     def activate(self, model: str, version: str) -> None:
         """Pin a version, after verifying it; the one that was active before is remembered for ``rollback``.
 
+        Pinning the version that is active keeps it so while newer ones are published. A damaged pin is replaced.
+
         Raises:
-            UnknownModel: If there is no such model.
-            UnknownVersion: If it has no such version.
-            CorruptVersion: If the version is not what was published.
-            UnsupportedManifest: If it is of another format.
+            DuetError: What ``open`` raises.
         """
         self.open(model, version)
-        pinned, previous = self._pin(model)
+        try:
+            pinned, previous = self._pin(model)
+        except CorruptVersion:
+            pinned, previous = version, None  # what was active before is lost
         current = pinned or self.versions(model)[-1]
         self._write_pin(model, version, previous if current == version else current)
 
@@ -218,18 +220,16 @@ class Registry:
         """Pin the version that was active before, or the next older one, and name it.
 
         Raises:
-            UnknownModel: If there is no such model.
-            UnknownVersion: If there is nothing to go back to.
-            CorruptVersion: If that version is not what was published.
-            UnsupportedManifest: If it is of another format.
+            InvalidRequest: If there is nothing to go back to.
+            DuetError: What ``active`` and ``open`` raise.
         """
         versions, current = self.versions(model), self.active(model)
         _, previous = self._pin(model)
         if previous is None:
-            older = versions[: versions.index(current)]
-            if not older:
-                raise UnknownVersion(model=model, version=f"the one before {current}", known=versions)
-            previous = older[-1]
+            if current == versions[0]:
+                wanted = f"Expected a version of model {model} from before {current}"
+                raise InvalidRequest(detail=f"{wanted}, but there is no earlier one. Activate another by its name.")
+            previous = versions[versions.index(current) - 1]
         self.open(model, previous)
         self._write_pin(model, previous, current)
         return previous
@@ -276,8 +276,7 @@ class Registry:
             version: Its name; the active one by default.
 
         Raises:
-            UnknownModel: If there is no such model.
-            UnknownVersion: If it has no such version.
+            UnknownModel, UnknownVersion: If there is none of this name.
             CorruptVersion: If a file is missing, added or changed, or the manifest cannot be used.
             UnsupportedManifest: If the manifest is of another format.
         """
@@ -315,15 +314,16 @@ class Registry:
         path = self.root / model / PIN_NAME
         if not path.exists():
             return None, None
+        remedy = f"Pin one anew: `duet models activate {model} VERSION`."
         try:
-            value = decode_json(_read(path))
-        except ValueError as error:
-            raise CorruptVersion(path=path, reason=f"the pin cannot be read: {error}") from error
+            value = decode_json(path.read_bytes())
+        except (ValueError, OSError) as error:
+            raise CorruptVersion(path=path, reason=f"the pin cannot be read: {error}", remedy=remedy) from error
         if isinstance(value, dict) and value.keys() == {"version", "previous"}:
             version, previous = value["version"], value["previous"]
             if isinstance(version, str) and (previous is None or isinstance(previous, str)):
                 return version, previous
-        raise CorruptVersion(path=path, reason="the pin is not of the form {version, previous}")
+        raise CorruptVersion(path=path, reason="the pin is not of the form {version, previous}", remedy=remedy)
 
     def _write_pin(self, model: str, version: str, previous: str | None) -> None:
         path = self.root / model / PIN_NAME

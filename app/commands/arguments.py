@@ -1,6 +1,7 @@
 """What several subcommands take: the folder of models, a server, a sample, a link; and how their text is read."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,10 @@ import typer
 
 if TYPE_CHECKING:
     from duet.protocol.budget import Link
+
+
+# as a log is read: anything else, 0115 or +5, is text
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
 def _check_url(url: str) -> str:
@@ -23,7 +28,7 @@ SampleText = Annotated[
     str,
     typer.Option(
         "--sample",
-        help="What the device sends: '1,2,3' (item ids, oldest first), any JSON, or @FILE that holds either.",
+        help="What the device sends: item ids of your log, oldest first ('1,2,3'), any JSON, or @FILE with either.",
     ),
 ]
 BudgetMs = Annotated[
@@ -38,11 +43,13 @@ LinkText = Annotated[
 ]
 
 
-def read_sample(text: str) -> object:
+def read_sample(text: str, *, item_type: str = "any") -> object:
     """Read a sample from the command line.
 
     Args:
-        text: JSON; or item ids between commas or line ends, where digits alone are an integer; or ``@`` and a file.
+        text: JSON; or item ids between commas or line ends, where what an integer is written as is one (``115``, not
+            ``0115``); or ``@`` and a file.
+        item_type: What the signature of the model calls an id; ``"string"`` keeps the ids between commas text.
 
     Raises:
         InvalidSample: If there is nothing in it, it is no text, or it starts like JSON and is none.
@@ -63,12 +70,16 @@ def read_sample(text: str) -> object:
             return json.loads(text, parse_constant=_refuse_constant)
         except ValueError as error:
             raise InvalidSample(
-                expected="JSON, as it starts with a bracket", received=f"{source!r} ({error})", remedy="Close it."
+                expected="JSON, as it starts with a bracket",
+                received=f"{source!r} ({error})",
+                remedy="""Write ids as '[1, 2]' or '["a", "b"]', or without brackets: 'a,b'.""",
             ) from error
     ids = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
     if not ids:
         raise InvalidSample(expected="at least one item id", received=repr(source), remedy="Try --sample 1,2,3.")
-    return [int(part) if part.isdecimal() else part for part in ids]
+    if item_type == "string":
+        return ids
+    return [int(part) if _INTEGER.fullmatch(part) else part for part in ids]
 
 
 def read_link(text: str) -> "str | Link":
@@ -90,8 +101,8 @@ def read_link(text: str) -> "str | Link":
         return Link(down_kbps, up_kbps, rtt_ms)
     except ValueError as error:
         raise InvalidRequest(
-            detail=f"Expected a link, {', '.join(PROFILES)} or DOWN/UP/RTT such as 9000/1500/60 (kbit/s, kbit/s, ms), "
-            f"got {text!r}."
+            detail=f"Expected a link, {', '.join(PROFILES)} or DOWN/UP/RTT such as 9000/1500/60 (kbit/s, kbit/s, ms; "
+            f"rates above 0, a round trip of at least 0), got {text!r}."
         ) from error
 
 

@@ -26,7 +26,7 @@ def device(
     k: Annotated[int, typer.Option("--k", min=1, help="Length of the two lists.")] = 10,
     cache: Annotated[Path, typer.Option(help="Where device models are kept; each version is downloaded once.")] = CACHE,
 ) -> None:
-    """Predict as a device would, before and after the cloud has generated parameters for this sample.
+    """Predict as a device would, with the shared parameters and with those the cloud generates for this sample.
 
     Both predictions run here, on ONNX Runtime; only the sample goes up and only parameters come down.
     """
@@ -34,15 +34,37 @@ def device(
 
     from duet.device.client import DuetDevice
 
-    items, connection = read_sample(sample), read_link(link)
+    read_sample(sample)  # what cannot be read at all is said before anything is downloaded
+    connection = read_link(link)
     with DuetDevice(
         url, model, device_id="duet-device", cache=cache.expanduser(), link=connection, budget_ms=budget_ms
     ) as phone:
-        before = phone.predict(items, k=k)
+        _prepare(phone)
+        held = phone.manifest.version
+        items = read_sample(sample, item_type=str(phone.manifest.signature.get("item_type", "any")))
         update = phone.update(items, raise_on_error=True)
+        # both lists come from the model in place now, also when a new one came with the parameters
+        before = phone.model.with_shared().predict(items, k=k)
         after = phone.predict(items, k=k)
+        if update.model_replaced:
+            typer.echo(
+                f"replaced     the device model of {held}, by the one that is served; both lists are of the new one"
+            )
         _print_update(phone, update)
     rich_print(_comparison(before, after))
+
+
+def _prepare(phone: "DuetDevice") -> None:
+    """Have a device model, or raise what the cloud said: it tells whose turn it is."""
+    from duet.protocol.errors import DuetError, NoDeviceModel
+
+    try:
+        phone.prepare()
+    except NoDeviceModel as error:
+        cause = error.__cause__
+        if isinstance(cause, DuetError):
+            raise cause from cause.__cause__
+        raise
 
 
 def _print_update(phone: "DuetDevice", update: "Update") -> None:

@@ -36,6 +36,8 @@ def generate(
 
     request = _request(sample, link, form or [], dtype or [])
     with Cloud(url, model) as cloud:
+        signature = Manifest.from_bytes(cloud.manifest(), cloud.url).signature
+        request["sample"] = read_sample(sample, item_type=str(signature.get("item_type", "any")))
         started_s = perf_counter()
         answer = cloud.parameters(
             request, budget_ms=budget_ms, timeout_s=PATIENCE_S + budget_ms / 1000, limit_bytes=LIMIT_BYTES

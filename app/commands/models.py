@@ -20,6 +20,10 @@ FOLDER = Path("models")
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a published model.")]
 Version = Annotated[str | None, typer.Option("--version", help="Name of a version; the active one by default.")]
 
+Folder = Annotated[
+    Path | None, typer.Option("--models", help="As before the subcommand; here it counts more.", show_default=False)
+]
+
 app = typer.Typer(no_args_is_help=False, help="List, inspect, verify and switch published models.")
 
 
@@ -32,14 +36,14 @@ def models(context: typer.Context, folder: ModelsFolder = FOLDER) -> None:
 
 
 @app.command("list")
-def list_models(context: typer.Context) -> None:
+def list_models(context: typer.Context, folder: Folder = None) -> None:
     """List every model with its active version."""
     from rich import print as rich_print
     from rich.table import Table
 
     from duet.protocol.errors import DuetError
 
-    registry = _registry(context)
+    registry = _registry(context, folder)
     names = registry.models()
     if not names:
         typer.echo(f"No model is published in {registry.root}. Publish one: duet publish RUN")
@@ -55,11 +59,11 @@ def list_models(context: typer.Context) -> None:
 
 
 @app.command()
-def show(context: typer.Context, model: ModelArgument, version: Version = None) -> None:
+def show(context: typer.Context, model: ModelArgument, version: Version = None, folder: Folder = None) -> None:
     """Show what a version is, and every representation with its bytes and measured quality."""
     from rich import print as rich_print
 
-    registry = _registry(context)
+    registry = _registry(context, folder)
     published = registry.open(model, version)
     others = [name for name in registry.versions(model) if name != published.version]
 
@@ -77,13 +81,18 @@ def show(context: typer.Context, model: ModelArgument, version: Version = None) 
 def verify(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Only this model.")] = None,
+    folder: Folder = None,
 ) -> None:
-    """Check every file of every version against its hash; exit code 2 if one is not as it was published."""
+    """Check every file of every version against its hash; exit code 2 if one is not as published, or none is there."""
     from duet.protocol.errors import DuetError
 
-    registry = _registry(context)
+    registry = _registry(context, folder)
     damaged = 0
-    for name in [model] if model else registry.models():
+    names = [model] if model else registry.models()
+    if not names:
+        typer.echo(f"duet: Expected a published model in {registry.root}, but there is none to verify.", err=True)
+        raise typer.Exit(2)
+    for name in names:
         for version in registry.versions(name):
             try:
                 files = registry.open(name, version).manifest.files.values()
@@ -97,17 +106,20 @@ def verify(
 
 @app.command()
 def activate(
-    context: typer.Context, model: ModelArgument, version: Annotated[str, typer.Argument(metavar="VERSION")]
+    context: typer.Context,
+    model: ModelArgument,
+    version: Annotated[str, typer.Argument(metavar="VERSION")],
+    folder: Folder = None,
 ) -> None:
     """Serve this version from now on. A running server follows within seconds."""
-    _registry(context).activate(model, version)
+    _registry(context, folder).activate(model, version)
     typer.echo(f"{model} {version} is active.")
 
 
 @app.command()
-def rollback(context: typer.Context, model: ModelArgument) -> None:
+def rollback(context: typer.Context, model: ModelArgument, folder: Folder = None) -> None:
     """Serve the version again that was active before."""
-    version = _registry(context).rollback(model)
+    version = _registry(context, folder).rollback(model)
     typer.echo(f"{model} {version} is active again.")
 
 
@@ -135,10 +147,10 @@ def representations_table(records: "Sequence[RepresentationRecord]") -> "Table":
     return table
 
 
-def _registry(context: typer.Context) -> "Registry":
+def _registry(context: typer.Context, folder: Path | None) -> "Registry":
     from duet.registry import Registry
 
-    return Registry(Path(context.obj).expanduser())
+    return Registry((folder or Path(context.obj)).expanduser())
 
 
 def _facts(published: "PublishedVersion") -> dict[str, str]:

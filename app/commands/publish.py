@@ -33,6 +33,9 @@ def publish(
     interactions = load_data(config.data, seed=config.seed, source=data)
     registry = Registry(folder)
     served = registry.active(model) if model in registry.models() else None
+    if served is not None and not activate:
+        # without a pin the newest version would be served
+        registry.activate(model, served)
     with bar(console) as progress:
         task = progress.add_task("Publishing", total=None)
         published = publish_run(
@@ -51,9 +54,6 @@ def publish(
         )
     if activate:
         registry.activate(model, published.version)
-    elif served is not None:
-        # without a pin the newest version would be served
-        registry.activate(model, served)
     console.print(representations_table(published.manifest.representations))
     shared, *others = published.manifest.representations
     if max(other.quality.value for other in others) <= shared.quality.value:

@@ -51,20 +51,31 @@ def serve(
 
     Follows `duet models activate` and `rollback` while it runs: no restart, no refused request.
     """
-    from app.server import serve_forever
+    from pydantic import ValidationError
+
+    from app.server import check_accelerator, serve_forever
     from app.settings import AppSettings, serving_environment
 
     try:
         serving_environment(ingress=None if ingress is None else ingress.value)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--ingress") from error
-    settings = AppSettings(
-        models=str(models.expanduser()),
-        model=model,
-        placement=placement.value,
-        accelerator=accelerator,
-        max_batch=max_batch,
-    )
+    try:
+        settings = AppSettings(
+            models=str(models.expanduser()),
+            model=model,
+            placement=placement.value,
+            accelerator=accelerator,
+            max_batch=max_batch,
+        )
+    except ValidationError as error:
+        # all others are checked by their types already
+        told = f"Expected cpu, cuda or cuda with a number such as cuda:1, got {accelerator!r}."
+        raise typer.BadParameter(told, param_hint="--accelerator") from error
+    try:
+        check_accelerator(settings.accelerator)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--accelerator") from error
     typer.echo("Starting; the first answer takes some seconds.")
     try:
         serve_forever(

@@ -179,12 +179,13 @@ def _find_column(table: _Table, role: str, name: str | None) -> str | None:
             return name
     elif name in columns:
         return name
+    option = "" if role == "title" else f" (on the command line: --set data.{role}_column=NAME)"
     raise InvalidData(
         path=table.path,
         line=None,
         expected=f"the {role} column, named " + (repr(name) if name else ", ".join(ALIASES[role][:4]) + " or the like"),
         received="the columns " + ", ".join(repr(column) for column in columns),
-        remedy=f"Name the column with {role}_column, or give the file a header line.",
+        remedy=f"Name the column with {role}_column{option}, or give the file a header line.",
     )
 
 
@@ -210,7 +211,7 @@ def _ids(table: _Table, role: str, name: str | None) -> list[Id]:
         shown = f"the {role} id without spaces at its ends"
         _refuse(table, spaced | (column == ""), expected=shown, remedy="Trim or fill in the ids.", column=column)
         decimal = column.str.contains(r"^-?\d+\.0+$")
-        if decimal.all():
+        if decimal.any():  # 3.0 and 3 would silently be two items
             shown = f"{role} ids that are integers or text"
             remedy = "Write ids without decimals (pandas: astype('Int64'))."
             _refuse(table, decimal, expected=shown, remedy=remedy, column=column)

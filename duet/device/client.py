@@ -190,9 +190,10 @@ class DuetDevice:
                 update = self._update(sample, answers)
                 self._failures = 0
             except DuetError as error:
-                if self._failures == 0:
-                    _LOGGER.warning("Keeping the parameters in place: %s", error)
-                self._failures += 1
+                if not raise_on_error:
+                    if self._failures == 0:
+                        _LOGGER.warning("Keeping the parameters in place: %s", error)
+                    self._failures += 1
                 update = replace(report(answers), representation=self.representation, error=error)
             update = replace(update, measured_ms=(self._clock() - started) * 1000)
         if raise_on_error and update.error is not None:
@@ -254,7 +255,9 @@ class DuetDevice:
                 except NoDeviceModel:
                     raise
                 except DuetError as error:
-                    raise NoDeviceModel(model=self._model, reason=f"the cache is empty: {error}") from error
+                    why = getattr(error, "reason", error.code)  # its whole sentence is the cause
+                    reason = f"the cache is empty and the cloud gave none ({why})"
+                    raise NoDeviceModel(model=self._model, reason=reason) from error
             assert self._held is not None
             return self._held
 

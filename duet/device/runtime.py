@@ -115,6 +115,10 @@ class DeviceModel:
         """Predict with the shared parameters from the next call on."""
         self._feed = _SHARED
 
+    def with_shared(self) -> "DeviceModel":
+        """Make a model of the same file that predicts with the shared parameters, whatever this one does."""
+        return DeviceModel(self._session, self._file)
+
     def predict(
         self, sample: object, candidates: Sequence[object] | None = None, k: int = 10, *, exclude_seen: bool = True
     ) -> Ranking:

@@ -22,6 +22,8 @@ RESPONSE_HEADER_BYTES = 640
 
 BITS_PER_BYTE = 8
 
+_BUDGET_FIELD_BYTES = len('"budget_ms": 10000, ')
+
 
 @dataclass(frozen=True)
 class Link:
@@ -122,7 +124,8 @@ def choose_plan(
         server_ms: Predicted queue and compute time, for each representation or for all.
 
     Raises:
-        BudgetTooSmall: If none arrives in time; says what the fastest one takes.
+        BudgetTooSmall: If none arrives in time; names whole milliseconds that are enough for the fastest one, also when
+            the request grows by naming them.
         ValueError: If nothing is offered, or the offers disagree on which quality is better.
     """
     offered = list(offers)
@@ -136,7 +139,9 @@ def choose_plan(
     ]
     fitting = [plan for plan in plans if plan.fits]
     if not fitting:
-        raise BudgetTooSmall(budget_ms=budget_ms, smallest_ms=min(plan.predicted_ms for plan in plans))
+        fastest_ms = min(plan.predicted_ms for plan in plans)
+        smallest_ms = math.ceil(fastest_ms + link.upload_ms(_BUDGET_FIELD_BYTES))
+        raise BudgetTooSmall(budget_ms=budget_ms, smallest_ms=smallest_ms)
     sign = 1 if candidates[0].higher_is_better else -1
     return max(fitting, key=lambda plan: (sign * plan.quality, -plan.package_bytes))
 

@@ -46,8 +46,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-_SHOWN_CHARACTERS = 120
-_SHOWN_NAMES = 12
+_SHOWN_CHARACTERS, _SHOWN_NAMES = 120, 12
+_ANEW = "Publish it under another name, and remove this one."
 
 
 class DuetError(Exception):
@@ -263,9 +263,9 @@ class CorruptVersion(RegistryError):
 
     code = "corrupt_version"
 
-    def __init__(self, *, path: Path | str, reason: str) -> None:
-        super().__init__(f"Expected a published version as it was written at {path}, but {reason}. Publish it again.")
-        self.path, self.reason = str(path), reason
+    def __init__(self, *, path: Path | str, reason: str, remedy: str = _ANEW) -> None:
+        super().__init__(f"Expected a published version as it was written at {path}, but {reason}. {remedy}")
+        self.path, self.reason, self.remedy = str(path), reason, remedy
 
 
 class UnsupportedManifest(RegistryError):
@@ -299,7 +299,8 @@ class InvalidName(RegistryError):
 
     def __init__(self, *, name: str) -> None:
         super().__init__(
-            f"Expected [a-z0-9][a-z0-9._-]{{0,63}} (a version also A-Z, not 'active'), got {_shown(name)}. Rename it."
+            f"Expected a name of 1 to 64 characters: lower-case letters and digits, then also '.', '_', '-' (version: "
+            f"upper case too, not 'active'), got {_shown(name)}. Rename it."
         )
         self.name = name
 

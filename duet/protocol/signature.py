@@ -232,10 +232,12 @@ class SequenceSignature:
             raise InvalidSample(expected=expected, received=f"{len(sample)} of them", remedy=remedy)
         for place, raw in enumerate(sample):
             if not _is_id(raw) or (self.item_type != "any" and isinstance(raw, int) != (self.item_type == "integer")):
+                example = "[115]" if self.item_type == "integer" else '["115"]'
                 raise InvalidSample(
                     expected=expected,
                     received=f"{_kind_of(raw)} at position {place}",
-                    remedy=f"Send every id as {_ITEM_TYPES[self.item_type]}.",
+                    remedy=f"Send every id as {_ITEM_TYPES[self.item_type]}, in JSON {example}; "
+                    f"text has 1 to {MAX_ID_CHARACTERS} characters.",
                 )
         return list(sample)
 

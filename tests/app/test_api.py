@@ -17,8 +17,8 @@ from app.problems import STATUS
 from app.settings import AppSettings
 from duet.protocol import errors
 from duet.protocol.package import MEDIA_TYPE, ParameterPackage
-from duet.registry import PublishedVersion
-from tests.published_version import ITEM_IDS, TABLE
+from duet.registry import PublishedVersion, Registry
+from tests.published_version import ITEM_IDS, TABLE, write_version
 
 URL = "/v1/models/tiny/parameters"
 BODY: dict[str, Any] = {"device": "phone", "sample": list(ITEM_IDS[:3]), "link": "wifi", "budget_ms": 5000}
@@ -141,6 +141,34 @@ async def test_what_is_not_there_is_a_problem(
     assert answer.json()["request_id"] == "r-7"
 
 
+async def test_a_method_that_a_path_does_not_take_is_answered_with_those_that_it_takes(
+    client: httpx.AsyncClient,
+) -> None:
+    answers = [await client.request(*wrong) for wrong in (("GET", URL), ("PUT", "/livez"), ("HEAD", "/v1/models"))]
+
+    assert [answer.status_code for answer in answers] == [405] * 3
+    assert [answer.headers["allow"] for answer in answers] == ["POST", "GET", "GET"]
+    assert answers[0].json()["detail"].startswith("Expected POST for")
+
+
+async def test_a_damaged_version_is_not_said_to_be_loading(tmp_path: Path) -> None:
+    write_version(tmp_path, version="v1")
+    write_version(tmp_path, version="v2", seed=2).path("card.md").write_text("edited")
+    Registry(tmp_path).activate("tiny", "v1")
+    settings = AppSettings(models=str(tmp_path))
+    gateway = Gateway(settings, _colocated(settings))
+    await gateway.start()
+    transport = httpx.ASGITransport(build_api(gateway, body_limit_bytes=LIMIT_BYTES))
+
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get("/v1/models/tiny", params={"version": "v2"})
+    await gateway.stop()
+
+    assert (answer.status_code, answer.json()["code"]) == (500, "corrupt_version")
+    assert "etry" not in answer.text
+    assert str(tmp_path) not in answer.text
+
+
 @pytest.mark.parametrize(
     ("body", "names"),
     [
@@ -149,14 +177,16 @@ async def test_what_is_not_there_is_a_problem(
         (BODY | {"budget_ms": "soon"}, "budget_ms"),
         ([], "body"),
         (BODY | {"link": {"down_kbps": -1, "up_kbps": 1, "rtt_ms": 1}}, "down_kbps"),
+        (BODY | {"link": "nonsense"}, "'slow-3g', 'slow-4g', 'fast-4g', 'lte', 'wifi' or '5g'"),
     ],
-    ids=["empty", "unknown-field", "wrong-type", "a-list", "nested"],
+    ids=["empty", "unknown-field", "wrong-type", "a-list", "nested", "link"],
 )
 async def test_an_invalid_request_names_the_field(client: httpx.AsyncClient, body: object, names: str) -> None:
     answer = await client.post(URL, json=body)
 
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
     assert names in answer.json()["detail"]
+    assert not [word for word in ("literal", "LinkFields", "tag") if word in answer.json()["detail"]]
 
 
 @pytest.mark.parametrize(

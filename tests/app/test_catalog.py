@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.catalog import Catalog
-from duet.protocol.errors import CorruptVersion, UnknownModel, UnknownVersion, VersionNotReady
+from duet.protocol.errors import CorruptVersion, UnknownModel, UnknownVersion
 from duet.registry import Registry
 from tests.published_version import write_version
 
@@ -179,13 +179,36 @@ async def test_other_versions_can_be_read_without_being_served(models: Path) -> 
         await catalog.version("tiny", "v3")
 
 
-async def test_a_damaged_version_is_not_ready_and_its_path_stays_inside(models: Path) -> None:
+async def test_a_damaged_version_is_told_as_that_and_its_path_stays_inside(models: Path) -> None:
     write_version(models, version="v2", seed=2)
     Registry(models).activate("tiny", "v1")
     catalog = await started(models, Stages())
     shutil.copy(models / "tiny" / "v1" / "encoder.onnx", models / "tiny" / "v2" / "encoder.onnx")
 
-    with pytest.raises(VersionNotReady) as refusal:
+    with pytest.raises(CorruptVersion) as refusal:
         await catalog.version("tiny", "v2")
 
-    assert str(models) not in str(refusal.value)
+    assert "tiny/v2" in str(refusal.value)
+    assert str(models) not in f"{refusal.value} {refusal.value.facts}"
+
+
+async def test_a_model_whose_folder_is_gone_is_listed_as_it_is_served(models: Path) -> None:
+    write_version(models, "other")
+    catalog = await started(models, Stages())
+    shutil.rmtree(models / "other")
+
+    summaries = await catalog.summaries()
+
+    assert [(summary.name, summary.versions) for summary in summaries] == [("other", ("v1",)), ("tiny", ("v1",))]
+
+
+async def test_a_switch_of_versions_can_be_seen_at_the_level_that_is_logged(
+    models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalog = await started(models, Stages())
+    write_version(models, version="v2", seed=2)
+
+    with caplog.at_level("WARNING"):
+        await catalog.refresh()
+
+    assert "Model tiny is served at version v2" in caplog.text

@@ -14,7 +14,8 @@ def test_every_failure_stands_with_its_status() -> None:
     rows = re.findall(r"^\| (\d{3}) \| (.*?) \|", PAGE, re.MULTILINE)
     documented = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
 
-    assert documented == {(status, error.code) for error, status in STATUS.items()} | {(500, "internal_error")}
+    of_http = {(404, "not_found"), (405, "method_not_allowed"), (500, "internal_error")}
+    assert documented == {(status, error.code) for error, status in STATUS.items()} | of_http
 
 
 def test_every_field_and_every_argument_is_named() -> None:

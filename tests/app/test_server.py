@@ -7,16 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from app.server import free_port, start
+from app.server import check_accelerator, free_port, start
 from app.settings import AppSettings
 from duet.protocol.errors import CorruptVersion, UnknownModel
 from tests.published_version import write_version
 
 
-def test_a_repository_without_the_model_is_refused(models: Path, tmp_path: Path) -> None:
-    for settings in (AppSettings(models=str(tmp_path)), AppSettings(models=str(models), model="films")):
-        with pytest.raises(UnknownModel):
-            start(settings, port=0)
+def test_a_repository_without_the_model_is_refused(models: Path) -> None:
+    with pytest.raises(UnknownModel):
+        start(AppSettings(models=str(models), model="films"), port=0)
+
+
+@pytest.mark.parametrize("folder", ["", "nowhere"], ids=["empty", "not-there"])
+def test_a_folder_without_models_is_named_with_the_command_that_fills_it(tmp_path: Path, folder: str) -> None:
+    with pytest.raises(FileNotFoundError) as refusal:
+        start(AppSettings(models=str(tmp_path / folder)), port=0)
+
+    assert f"in {tmp_path / folder}," in str(refusal.value)
+    assert f"duet publish RUN --models {tmp_path / folder}" in str(refusal.value)
 
 
 def test_a_damaged_active_version_is_refused(tmp_path: Path) -> None:
@@ -32,6 +40,24 @@ def test_a_port_that_is_taken_is_refused_with_its_number(models: Path) -> None:
 
         with pytest.raises(OSError, match=str(port)):
             start(AppSettings(models=str(models)), port=port)
+
+
+@pytest.mark.parametrize("port", [0, 8000], ids=["any-port", "a-port"])
+@pytest.mark.parametrize("host", ["203.0.113.7", "no such name"])
+def test_an_address_of_another_machine_is_refused_as_an_address(host: str, port: int) -> None:
+    with pytest.raises(OSError, match="address of this machine") as refusal:
+        free_port(host, port)
+
+    assert repr(host) in str(refusal.value)
+    assert "Errno" not in str(refusal.value)
+
+
+def test_an_accelerator_that_the_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    check_accelerator("cpu")
+
+    with pytest.raises(ValueError, match="'cuda:1'"):
+        check_accelerator("cuda:1")
 
 
 def test_a_chosen_port_is_free_and_not_one_that_the_system_hands_out() -> None:

@@ -14,11 +14,26 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"placment": "split"}, {"placement": "spilt"}, {"max_batch": 0}, {"refresh_s": 0}], ids=str
+    "wrong",
+    [
+        {"placment": "split"},
+        {"placement": "spilt"},
+        {"max_batch": 0},
+        {"refresh_s": 0},
+        {"accelerator": "wat"},
+        {"accelerator": "cuda:"},
+        {"accelerator": "cuda:1\n"},
+    ],
+    ids=str,
 )
 def test_a_wrong_setting_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         AppSettings.model_validate(wrong)
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda", "cuda:1"])
+def test_an_accelerator_may_be_numbered(accelerator: str) -> None:
+    assert AppSettings(accelerator=accelerator).accelerator == accelerator
 
 
 def test_serve_config_names_real_deployments_and_valid_arguments(tmp_path: Path) -> None:

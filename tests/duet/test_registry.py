@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from duet.protocol.errors import CorruptVersion, InvalidName, UnknownModel, UnknownVersion, VersionExists
+from duet.protocol.errors import (
+    CorruptVersion,
+    InvalidName,
+    InvalidRequest,
+    UnknownModel,
+    UnknownVersion,
+    VersionExists,
+)
 from duet.protocol.manifest import digest_of
 from duet.protocol.signature import SequenceSignature
 from duet.registry import PublishedVersion, Registry
@@ -244,6 +251,15 @@ def test_a_pin_holds_while_newer_versions_appear(registry):
     assert registry.versions("films") == ["v1", "v2"]
 
 
+def test_pinning_what_is_active_keeps_it_while_newer_versions_appear(registry):
+    publish(registry, "v1")
+
+    registry.activate("films", registry.active("films"))
+    publish(registry, "v2")
+
+    assert registry.active("films") == "v1"
+
+
 def test_rolling_back_returns_to_what_was_active_and_forth_again(registry):
     for version in ("v1", "v2", "v3"):
         publish(registry, version)
@@ -274,7 +290,7 @@ def test_rolling_back_without_a_pin_goes_to_the_next_older_version(registry):
 def test_there_is_nothing_to_roll_back_to_from_the_only_version(registry):
     publish(registry)
 
-    with pytest.raises(UnknownVersion, match="before v1"):
+    with pytest.raises(InvalidRequest, match="there is no earlier one"):
         registry.rollback("films")
     assert registry.active("films") == "v1"
 
@@ -308,8 +324,19 @@ def test_a_pin_that_cannot_be_read_is_an_error(registry, data):
     publish(registry)
     (registry.root / "films" / "active").write_bytes(data)
 
-    with pytest.raises(CorruptVersion, match="pin"):
+    with pytest.raises(CorruptVersion, match="duet models activate films VERSION"):
         registry.active("films")
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_activating_replaces_a_pin_that_cannot_be_read(registry, version):
+    for published in ("v1", "v2"):
+        publish(registry, published)
+    (registry.root / "films" / "active").write_bytes(b"{")
+
+    registry.activate("films", version)
+
+    assert registry.active("films") == version
 
 
 def test_a_pin_is_replaced_in_one_step(registry):

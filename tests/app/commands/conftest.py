@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,11 +22,22 @@ class FakeCloud:
     """Answers every request for parameters with the same package, or with what a test puts into ``status``."""
 
     def __init__(self, version: PublishedVersion) -> None:
-        self.version = version
+        self.serve(version)
         self.requests: list[dict[str, object]] = []
         self.status = 200
         self.problem: dict[str, object] = {}
+        self.missing: dict[str, object] = {}
         self.downloads = 0
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def serve(self, version: PublishedVersion) -> None:
+        """Answer with parameters of this version from now on."""
+        self.version = version
         self.package = seal(
             encode_body(_values(), REPRESENTATION, TABLE),
             representation=REPRESENTATION,
@@ -33,12 +45,6 @@ class FakeCloud:
             table=TABLE,
             tag=bytes(range(8)),
         )
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
 
     def start(self) -> None:
         self._thread.start()
@@ -68,6 +74,14 @@ def models(tmp_path: Path) -> Path:
     write_version(tmp_path, "tiny", "v1")
     write_version(tmp_path, "tiny", "v2", seed=1)
     return tmp_path
+
+
+def with_text_ids(version: PublishedVersion, folder: Path) -> PublishedVersion:
+    """The same version, but its manifest says that ids are strings."""
+    folder.mkdir()
+    manifest = replace(version.manifest, signature={**version.manifest.signature, "item_type": "string"})
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+    return replace(version, folder=folder, manifest=manifest, manifest_bytes=manifest.to_bytes())
 
 
 def _values() -> dict[str, LayerValues]:
@@ -105,6 +119,9 @@ def _handler(cloud: FakeCloud) -> type[BaseHTTPRequestHandler]:
             self._answer(200, cloud.package, headers)
 
         def do_GET(self) -> None:
+            if cloud.missing:
+                self._answer(404, json.dumps(cloud.missing).encode(), {})
+                return
             is_download = "/device-model" in self.path
             cloud.downloads += is_download
             name = "device.onnx" if is_download else "manifest.json"

@@ -7,6 +7,7 @@ from typer.testing import CliRunner, Result
 from app.commands import app
 from duet.device.runtime import DeviceModel
 from duet.protocol.package import ParameterPackage
+from duet.registry import Registry
 from tests.app.commands.conftest import FakeCloud
 
 SAMPLE = [101, 103, 107]
@@ -78,3 +79,28 @@ def test_an_item_that_nobody_knows_is_the_callers_mistake(cloud: FakeCloud, tmp_
 
     assert result.exit_code == 2
     assert "sample" in result.stderr
+
+
+def test_an_unknown_model_is_the_callers_mistake_said_once(cloud: FakeCloud, tmp_path: Path) -> None:
+    cloud.missing = {"code": "unknown_model", "detail": "Use films.", "model": "tiny", "known": ["films"]}
+
+    result = duet_device(cloud, tmp_path)
+
+    assert result.exit_code == 2
+    assert result.stderr == "duet: Expected the name of a published model, got 'tiny'. Use one of films.\n"
+
+
+def test_after_a_rollover_both_lists_are_those_of_the_new_version(
+    cloud: FakeCloud, models: Path, tmp_path: Path
+) -> None:
+    old = cloud.version
+    duet_device(cloud, tmp_path / "cache")
+    cloud.serve(Registry(models).open("tiny", "v2"))
+    shared = DeviceModel.load(cloud.version.path("device.onnx")).predict(SAMPLE, k=5)
+    assert shared.titles != DeviceModel.load(old.path("device.onnx")).predict(SAMPLE, k=5).titles
+
+    result = duet_device(cloud, tmp_path / "cache", "--k", "5")
+
+    rows = [line.split("Item #") for line in result.stdout.splitlines() if "Item #" in line]
+    assert [f"Item #{row[1].strip()}" for row in rows] == list(shared.titles)
+    assert "replaced     the device model of v1" in result.stdout

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.commands import app
-from tests.app.commands.conftest import FakeCloud
+from tests.app.commands.conftest import FakeCloud, with_text_ids
 
 
 def duet_generate(cloud: FakeCloud, *arguments: str, sample: str = "101,103") -> Result:
@@ -113,6 +113,7 @@ def test_no_server_at_the_address_is_one_line() -> None:
     [
         (["--link", "carrier-pigeon"], "carrier-pigeon"),
         (["--link", "1/2"], "1/2"),
+        (["--link", "9000/1500/-1"], "a round trip of at least 0"),
         (["--budget-ms", "0"], "--budget-ms"),
         (["--url", "ftp://cloud"], "ftp://cloud"),
         (["--sample", "[1,"], "[1,"),
@@ -120,13 +121,14 @@ def test_no_server_at_the_address_is_one_line() -> None:
         (["--sample", "[NaN]"], "NaN"),
         (["--sample", "@no-such-file"], "no-such-file"),
     ],
-    ids=["link", "half-link", "budget", "url", "half-json", "nothing", "nan", "no-file"],
+    ids=["link", "half-link", "link-range", "budget", "url", "half-json", "nothing", "nan", "no-file"],
 )
 def test_an_unusable_option_is_named(cloud: FakeCloud, arguments: list[str], named: str) -> None:
     result = duet_generate(cloud, *arguments)
 
     assert result.exit_code == 2
     assert named in result.stderr
+    assert "Close it" not in result.stderr
     assert not cloud.requests
 
 
@@ -137,9 +139,10 @@ def test_an_unusable_option_is_named(cloud: FakeCloud, arguments: list[str], nam
         ("b00, 7", ["b00", 7]),
         ("b00\nb01\n", ["b00", "b01"]),
         ('["1", 2]', ["1", 2]),
+        ("0115,+5,-3", ["0115", "+5", -3]),
         ("5", [5]),
     ],
-    ids=["integers", "mixed", "lines", "json", "one"],
+    ids=["integers", "mixed", "lines", "json", "unusual", "one"],
 )
 def test_a_sample_is_ids_or_json_inline_or_in_a_file(
     cloud: FakeCloud, tmp_path: Path, text: str, sample: list[object]
@@ -150,3 +153,12 @@ def test_a_sample_is_ids_or_json_inline_or_in_a_file(
     duet_generate(cloud, sample=f"@{tmp_path / 'sample.txt'}")
 
     assert [request["sample"] for request in cloud.requests] == [sample, sample]
+
+
+def test_ids_between_commas_are_text_where_the_model_wants_text(cloud: FakeCloud, tmp_path: Path) -> None:
+    cloud.version = with_text_ids(cloud.version, tmp_path / "text")
+
+    duet_generate(cloud, sample="115, 0115")
+    duet_generate(cloud, sample="[115]")
+
+    assert [request["sample"] for request in cloud.requests] == [["115", "0115"], [115]]

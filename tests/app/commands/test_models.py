@@ -107,3 +107,27 @@ def test_activating_a_version_that_does_not_exist_changes_nothing(models: Path) 
     assert result.exit_code == 2
     assert "v1, v2" in result.stderr
     assert Registry(models).active("tiny") == "v2"
+
+
+def test_verify_with_nothing_to_verify_says_so(tmp_path: Path) -> None:
+    result = duet_models(tmp_path / "nothing", "verify")
+
+    assert result.exit_code == 2
+    assert "none to verify" in result.stderr
+
+
+def test_the_folder_may_stand_after_the_subcommand(models: Path) -> None:
+    for subcommand in (["list"], ["verify"], ["show", "tiny"], ["activate", "tiny", "v1"], ["rollback", "tiny"]):
+        result = CliRunner().invoke(app, ["models", *subcommand, "--models", str(models)])
+
+        assert result.exit_code == 0
+        assert "tiny" in result.stdout
+
+
+def test_a_model_of_one_version_has_no_earlier_one(tmp_path: Path) -> None:
+    write_version(tmp_path, "films", "first")
+
+    result = duet_models(tmp_path, "rollback", "films")
+
+    assert result.exit_code == 2
+    assert "there is no earlier one" in result.stderr

@@ -4,12 +4,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from app.commands import app
+from app.server import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -21,10 +23,16 @@ ROOT = Path(__file__).resolve().parents[3]
         (["--placement", "everywhere"], "everywhere"),
         (["--port", "70000"], "65535"),
         (["--ingress", "nginx"], "nginx"),
+        (["--accelerator", "wat"], "wat"),
+        (["--accelerator", "cuda"], "CUDA accelerator"),
     ],
-    ids=["model", "placement", "port", "ingress"],
+    ids=["model", "placement", "port", "ingress", "accelerator", "no-such-accelerator"],
 )
-def test_what_cannot_be_served_is_named_before_anything_starts(models: Path, arguments: list[str], named: str) -> None:
+def test_what_cannot_be_served_is_named_before_anything_starts(
+    models: Path, arguments: list[str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
     result = CliRunner().invoke(app, ["serve", "--models", str(models), *arguments])
 
     assert result.exit_code == 2
@@ -35,7 +43,7 @@ def test_an_empty_repository_says_how_to_fill_it(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["serve", "--models", str(tmp_path)])
 
     assert result.exit_code == 2
-    assert "duet publish" in result.stderr
+    assert f"duet publish RUN --models {tmp_path}" in result.stderr
 
 
 def test_a_damaged_version_is_not_served(models: Path) -> None:
@@ -56,10 +64,11 @@ def test_a_port_that_is_taken_is_one_line(models: Path) -> None:
     assert result.exit_code == 1
     assert port in result.stderr
     assert result.stderr.count("\n") == 1
+    assert "Errno" not in result.stderr
 
 
 @pytest.mark.serve
-def test_it_says_where_it_listens_answers_there_and_ends_with_ctrl_c(models: Path) -> None:
+def test_it_says_where_it_listens_answers_there_and_ends_whole_when_it_is_told_to_twice(models: Path) -> None:
     program = ["-c", "from app.commands import main; main()", "serve", "--models", str(models), "--port", "0"]
     server = subprocess.Popen(
         [sys.executable, *program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -68,6 +77,7 @@ def test_it_says_where_it_listens_answers_there_and_ends_with_ctrl_c(models: Pat
         assert server.stdout is not None
         lines = iter(server.stdout.readline, "")
         listening = next((line for line in lines if line.startswith("Listening on ")), "")
+        logs = Path(listening.rstrip().rsplit("logs in ", 1)[1])
         url = listening.removeprefix("Listening on ").split(" ")[0]
 
         answer = CliRunner().invoke(app, ["generate", "--url", url, "--model", "tiny", "--sample", "101,103"])
@@ -75,9 +85,13 @@ def test_it_says_where_it_listens_answers_there_and_ends_with_ctrl_c(models: Pat
         assert answer.exit_code == 0, answer.stderr
         assert "verified" in answer.stdout
         assert "version      v2" in answer.stdout
+        assert any("served at version v2" in file.read_text() for file in logs.glob("worker-*.err"))
     finally:
         server.send_signal(signal.SIGINT)
+        threading.Event().wait(0.3)  # while it stops
+        server.send_signal(signal.SIGTERM)
         stdout, stderr = server.communicate(timeout=60)
     assert server.returncode == 0, stderr
     assert stdout.endswith("Stopped.\n")
     assert "Traceback" not in stderr
+    assert free_port("127.0.0.1", int(url.rsplit(":", 1)[1]))

@@ -188,6 +188,7 @@ def test_a_missing_column_is_refused_with_those_that_are_there(tmp_path, missing
 
     assert missing.replace("timestamp", "time") in refused.value.expected
     assert refused.value.received == f"the columns {names[0]!r}, {names[1]!r}"
+    assert f"--set data.{missing.replace('timestamp', 'time')}_column=NAME" in refused.value.remedy
 
 
 def test_a_named_column_that_is_missing_is_refused_even_if_an_alias_is_there(tmp_path):
@@ -207,6 +208,7 @@ def test_a_named_column_that_is_missing_is_refused_even_if_an_alias_is_there(tmp
         pytest.param("user,item,ts\n1,2,3\n".encode("utf-16"), 1, "0xff", id="UTF-16"),
         pytest.param(b"PAR1 and no more", None, "parquet", id="truncated Parquet"),
         pytest.param(b"user,item,ts\n1.0,5,1\n2.0,5,2\n", 2, "'1.0'", id="decimal ids"),
+        pytest.param(b"user,item,ts\na,1,1\na,3.0,2\na,3,3\n", 3, "'3.0'", id="one decimal id among others"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path, content, line, received):

@@ -63,8 +63,9 @@ def test_a_damaged_cache_is_downloaded_again(make_device, cloud, tmp_path, file)
 def test_without_cache_and_cloud_there_is_no_model_and_the_reason_is_said(device, cloud):
     cloud.fail(httpx.ConnectError("no route"), httpx.ConnectError("no route"))
 
-    with pytest.raises(errors.NoDeviceModel, match="no route"):
+    with pytest.raises(errors.NoDeviceModel, match="no route") as caught:
         device.prepare()
+    assert str(caught.value).count("Expected") == 1
     update = device.update(SAMPLE)
 
     assert (update.status, type(update.error)) == ("failed", errors.NoDeviceModel)
@@ -265,6 +266,18 @@ def test_a_series_of_failures_is_logged_once(device, cloud, caplog):
         device.update(SAMPLE)
 
     assert len(caplog.records) == 1
+
+
+def test_an_error_that_is_raised_is_not_logged_as_well(device, cloud, caplog):
+    device.prepare()
+    cloud.fail(httpx.ReadTimeout("slow"), httpx.ReadTimeout("slow"))
+
+    with pytest.raises(errors.CloudUnreachable):
+        device.update(SAMPLE, raise_on_error=True)
+    raised = len(caplog.records)
+    device.update(SAMPLE)
+
+    assert (raised, len(caplog.records)) == (0, 1)
 
 
 def test_predictions_go_on_while_an_update_waits(device, cloud):

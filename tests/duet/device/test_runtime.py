@@ -268,3 +268,14 @@ def test_shared_values_that_are_not_those_of_the_graph_are_refused():
 def test_a_file_that_is_not_there_is_refused_with_its_name(tmp_path):
     with pytest.raises(NoDeviceModel, match=r"missing\.onnx"):
         DeviceModel.load(tmp_path / "missing.onnx")
+
+
+def test_the_shared_parameters_can_be_had_beside_those_in_place(model):
+    shared = model.scores(SAMPLE)
+    doubled = {name: (weight * 2, bias * 2) for name, (weight, bias) in model.shared.items()}
+    model.swap(doubled)
+
+    beside = model.with_shared()
+
+    np.testing.assert_array_equal(beside.scores(SAMPLE), shared)
+    assert not model.is_shared

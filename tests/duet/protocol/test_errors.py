@@ -25,7 +25,7 @@ FACTS: dict[str, dict[str, object]] = {
     "CorruptPackage": {"reason": "its CRC-32 does not match its bytes"},
     "UnsupportedPackage": {"what": "format", "received": 2, "known": (1,)},
     "WrongVersion": {"expected": "version 00", "received": "version 01"},
-    "CorruptVersion": {"path": "models/films/v1", "reason": "it lacks encoder.onnx"},
+    "CorruptVersion": {"path": "models/films/v1", "reason": "it lacks encoder.onnx", "remedy": "Remove it."},
     "UnsupportedManifest": {"path": "models/films/v1", "received": 2, "known": (1,)},
     "VersionExists": {"path": "models/films/v1"},
     "InvalidName": {"name": "../films"},
@@ -121,6 +121,17 @@ def test_what_a_stranger_sent_is_cut_to_a_line(error):
 def test_a_missing_remedy_list_says_how_to_get_one():
     assert "duet publish" in str(errors.UnknownModel(model="films", known=[]))
     assert "duet publish" in str(errors.UnknownVersion(model="films", version="v1", known=[]))
+
+
+def test_a_damaged_version_is_not_to_be_published_under_its_own_name_which_would_be_refused():
+    assert "under another name" in str(errors.CorruptVersion(path="models/films/v1", reason="it lacks encoder.onnx"))
+
+
+def test_the_rule_for_names_is_said_in_words():
+    message = str(errors.InvalidName(name="Films"))
+
+    assert "lower-case letters and digits" in message
+    assert "[a-z" not in message
 
 
 def test_a_body_of_unknown_size_and_a_file_without_line_read_well():

@@ -195,3 +195,20 @@ def test_a_vocabulary_is_read_back_from_its_json(vocabulary):
 def test_what_is_no_vocabulary_is_refused(value):
     with pytest.raises(ValueError, match="Expected"):
         Vocabulary.from_json(value)
+
+
+@pytest.mark.parametrize(
+    ("item_type", "sample", "json_form"), [("string", [115], '["115"]'), ("integer", ["115"], "[115]")]
+)
+def test_an_id_of_the_other_kind_is_refused_with_the_json_form(item_type, sample, json_form):
+    signature = SequenceSignature(length=4, item_type=item_type)
+
+    with pytest.raises(InvalidSample) as refused:
+        signature.validate(sample)
+
+    assert json_form in refused.value.remedy
+
+
+def test_an_id_that_is_too_long_is_refused_with_the_limit():
+    with pytest.raises(InvalidSample, match="256 characters"):
+        SIGNATURE.validate(["x" * 257])
