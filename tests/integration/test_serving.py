@@ -32,6 +32,7 @@ URL = "/v1/models/tiny/parameters"
 BODY: dict[str, Any] = {"device": "phone", "sample": list(ITEM_IDS[:4]), "link": "wifi", "budget_ms": 10_000}
 JSON = {"content-type": "application/json"}
 START_S = 120
+STOP_S = 90
 
 
 @pytest.fixture(scope="session")
@@ -289,8 +290,9 @@ def serve_run(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             yield run
         finally:
             run.send_signal(signal.SIGINT)
-            try:
-                run.wait(60)
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(run.pid, signal.SIGKILL)
+            # how long Serve drains is its own affair, and longer on a busy machine
+            with suppress(subprocess.TimeoutExpired):
+                run.wait(STOP_S)
+            with suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
