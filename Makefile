@@ -41,7 +41,7 @@ evaluate: $(READY) ## Measure a trained run on held-out data: make evaluate ARGS
 loadtest: $(READY) ## Put a running server under load: make loadtest ARGS="--host http://127.0.0.1:8000"
 	@$(BIN)/locust -f loadtest/locustfile.py $(ARGS)
 
-bench: $(READY) ## Time the kernels and the server against their baselines
+bench: $(READY) ## Time an epoch of training, static and generated models, both losses
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove caches and build output; keeps .venv, models and runs
