@@ -14,7 +14,7 @@ from typing import cast
 
 from duet.protocol.layers import LayerTable, Slot
 from duet.protocol.representation import Form, Representation
-from kernels import ComposeLayout, ComposeSegment, Segment, SlabLayout
+from kernels import Segment, SlabLayout
 from kernels.slab_layout import SlabDtype
 
 Places = Mapping[tuple[str, str], int]
@@ -48,52 +48,40 @@ def base_places(table: LayerTable) -> Places:
     )
 
 
-def slab_layout(table: LayerTable, representation: Representation, places: Places) -> SlabLayout:
-    """Lay out a body of factors or of the full residual.
+def slab_layout(table: LayerTable, representation: Representation, places: Places, base: Places) -> SlabLayout:
+    """Lay out the body of any representation; the shared one is empty.
 
     Args:
         table: The version's layers.
-        representation: Of form ``FACTORS`` or ``FULL``.
-        places: Of the head that emits it. Factors are nested: a smaller rank takes the first rows.
+        representation: What the body holds. Factors are nested: a smaller rank takes the first rows.
+        places: Of the head that emits it.
+        base: Of the shared parameters.
     """
-    slots, scales = _arrays_and_scales(table, representation)
+    slots = table.slots(representation)
+    scales = {(slot.layer, slot.role): slot.offset for slot in slots if slot.role.endswith("_scale")}
     segments = (
         Segment(
-            source=places[slot.layer, slot.role],
             rows=slot.rows,
             columns=slot.columns,
             target=slot.offset,
             dtype=cast(SlabDtype, slot.dtype),
-            scale_target=scales.get((slot.layer, slot.role), -1),
+            scale_target=scales.get((slot.layer, f"{slot.role}_scale"), -1),
+            **_read_from(slot, representation, places, base),
         )
-        for slot in slots.values()
+        for slot in slots
+        if not slot.role.endswith("_scale")
     )
     return SlabLayout(tuple(segments), table.body_bytes(representation))
 
 
-def compose_layout(table: LayerTable, representation: Representation, places: Places, base: Places) -> ComposeLayout:
-    """Lay out a body of finished weights and biases, composed from the first ``r`` factors and the shared base."""
+def _read_from(slot: Slot, representation: Representation, places: Places, base: Places) -> dict[str, int]:
+    """Tell what an array of a body is the sum of."""
     if representation.form is not Form.COMPOSED:
-        raise ValueError(f"Expected a composed representation, got {representation}.")
-    slots, scales = _arrays_and_scales(table, representation)
-    segments = (
-        ComposeSegment(
-            left=places[layer.name, "left"],
-            right=places[layer.name, "right"],
-            shift=places[layer.name, "shift"],
-            base_weight=base[layer.name, "weight"],
-            base_bias=base[layer.name, "bias"],
-            outputs=layer.outputs,
-            inputs=layer.inputs,
-            rank=representation.rank,
-            target=slots[layer.name, "weight"].offset,
-            bias_target=slots[layer.name, "bias"].offset,
-            dtype=cast(SlabDtype, slots[layer.name, "weight"].dtype),
-            scale_target=scales.get((layer.name, "weight"), -1),
-        )
-        for layer in table
-    )
-    return ComposeLayout(tuple(segments), table.body_bytes(representation))
+        return {"source": places[slot.layer, slot.role]}
+    if slot.role == "bias":
+        return {"source": places[slot.layer, "shift"], "base": base[slot.layer, "bias"]}
+    left, right = places[slot.layer, "left"], places[slot.layer, "right"]
+    return {"base": base[slot.layer, "weight"], "left": left, "right": right, "rank": representation.rank}
 
 
 def _places(arrays: Iterator[tuple[str, str, int]]) -> Places:
@@ -102,15 +90,3 @@ def _places(arrays: Iterator[tuple[str, str, int]]) -> Places:
         places[layer, role] = position
         position += size
     return places
-
-
-def _arrays_and_scales(
-    table: LayerTable, representation: Representation
-) -> tuple[dict[tuple[str, str], Slot], dict[tuple[str, str], int]]:
-    """Split the slots of a body into its arrays and the offsets of their scales, both by layer and role."""
-    slots = table.slots(representation)
-    arrays = {(slot.layer, slot.role): slot for slot in slots if not slot.role.endswith("_scale")}
-    scales = {
-        (slot.layer, slot.role.removesuffix("_scale")): slot.offset for slot in slots if slot.role.endswith("_scale")
-    }
-    return arrays, scales

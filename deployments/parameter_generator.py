@@ -1,7 +1,7 @@
 """The second stage: embeddings to bodies of parameter packages, on the accelerator.
 
     values = weight @ embedding + bias        one matrix product for all dynamic layers of a batch
-    body   = cast or quantise (values)        written in package layout, nothing repacks it
+    body   = cast or quantise (values)        one launch for all plans of a batch, in package layout; nothing repacks it
 
 Shapes: B batch of devices, D embedding, P flat parameters, R rank of the generator.
 """
@@ -16,34 +16,80 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from deployments.body_layouts import Places, base_places, compose_layout, factor_places, full_places, slab_layout
+from deployments.body_layouts import Places, base_places, factor_places, full_places, slab_layout
 from deployments.prepared_versions import PreparedVersions, check_golden
-from duet.protocol.layers import LayerTable
+from duet.protocol.manifest import Manifest
 from duet.protocol.representation import Form, Representation
 from duet.registry import PublishedVersion
-from kernels import ComposeLayout, SlabLayout, compose_weights, quantize_factors, synthesize_factors
+from kernels import Plans, compose_weights, quantize_factors, synthesize_factors
 
 _HEADS = {Form.FACTORS: "factors", Form.COMPOSED: "factors", Form.FULL: "full"}
 
 
 @dataclass(frozen=True)
-class _PreparedGenerator:
-    table: LayerTable
-    heads: dict[str, tuple[Tensor, Tensor]]
-    places: dict[str, Places]
-    base: Tensor
-    layouts: dict[Representation, SlabLayout | ComposeLayout] = field(default_factory=dict)
+class _Kind:
+    """What a batch needs: which heads run, and whether something of theirs is composed."""
 
-    def layout(self, representation: Representation) -> SlabLayout | ComposeLayout:
-        """Work out where a representation's numbers go, once."""
-        if representation not in self.layouts:
-            places = self.places[_HEADS[representation.form]]
-            self.layouts[representation] = (
-                compose_layout(self.table, representation, places, base_places(self.table))
-                if representation.form is Form.COMPOSED
-                else slab_layout(self.table, representation, places)
-            )
-        return self.layouts[representation]
+    heads: tuple[str, ...]
+    composes: bool
+
+    def serves(self, representation: Representation) -> bool:
+        """Whether a batch of this kind may hold it."""
+        head = _HEADS.get(representation.form)
+        return head is None or (head in self.heads and (self.composes or representation.form is not Form.COMPOSED))
+
+
+@dataclass(frozen=True)
+class _Generation:
+    """How batches of one kind are generated: one affine map for their heads, and all the plans it can serve."""
+
+    weight: Tensor
+    bias: Tensor
+    plans: Plans
+    numbers: dict[Representation, int]
+
+
+@dataclass(frozen=True)
+class _PreparedGenerator:
+    manifest: Manifest
+    heads: dict[str, tuple[Tensor, Tensor]]
+    base: Tensor
+    generations: dict[_Kind, _Generation] = field(default_factory=dict)
+
+    def kind(self, representations: Sequence[Representation]) -> _Kind:
+        """Tell what a batch needs."""
+        forms = {representation.form for representation in representations}
+        used = {_HEADS[form] for form in forms if form in _HEADS}
+        return _Kind(tuple(head for head in self.heads if head in used), Form.COMPOSED in forms)
+
+    def generation(self, kind: _Kind) -> _Generation:
+        """Find how batches of a kind are generated; worked out once."""
+        if kind not in self.generations:
+            self.generations[kind] = self._generation(kind)
+        return self.generations[kind]
+
+    def _generation(self, kind: _Kind) -> _Generation:
+        table, places, start = self.manifest.layers, {}, 0
+        for head in kind.heads:
+            of_head = factor_places(table, self.manifest.rank) if head == "factors" else full_places(table)
+            places[head] = {key: start + place for key, place in of_head.items()}
+            start += len(self.heads[head][1])
+        served = [
+            record.representation for record in self.manifest.representations if kind.serves(record.representation)
+        ]
+        base = base_places(table)
+        layouts = [slab_layout(table, each, places.get(_HEADS.get(each.form, ""), _NOWHERE), base) for each in served]
+        weights = [self.heads[head] for head in kind.heads]
+        return _Generation(
+            # a batch of one head multiplies by that head's own memory
+            weight=weights[0][0] if len(weights) == 1 else torch.cat([weight for weight, _ in weights]),
+            bias=weights[0][1] if len(weights) == 1 else torch.cat([bias for _, bias in weights]),
+            plans=Plans(layouts),
+            numbers={representation: number for number, representation in enumerate(served)},
+        )
+
+
+_NOWHERE: Places = {}
 
 
 class ParameterGenerator:
@@ -95,21 +141,16 @@ class ParameterGenerator:
             Bodies in package layout, in order: empty for the shared representation, None where a number is not finite.
         """
         prepared = self._versions.get(model, version)
-        bodies: list[bytes | None] = [b""] * len(representations)
-        for head, (weight, bias) in prepared.heads.items():
-            rows = [row for row, wanted in enumerate(representations) if _HEADS.get(wanted.form) == head]
-            if not rows:
-                continue
-            chosen = torch.from_numpy(embeddings[rows]).to(self._accelerator)
-            values = synthesize_factors(chosen, weight, bias)
-            groups: dict[Representation, list[int]] = {}
-            for place, row in enumerate(rows):
-                groups.setdefault(representations[row], []).append(place)
-            for representation, places in groups.items():
-                group = values if len(places) == len(rows) else values[places]
-                for place, body in zip(places, _bodies(group, prepared, representation), strict=True):
-                    bodies[rows[place]] = body
-        return bodies
+        kind = prepared.kind(representations)
+        if not kind.heads:
+            return [b""] * len(representations)
+        generation = prepared.generation(kind)
+        chosen = [generation.numbers[representation] for representation in representations]
+        on_accelerator = torch.from_numpy(embeddings).to(self._accelerator)
+        values = synthesize_factors(on_accelerator, generation.weight, generation.bias)
+        if kind.composes:
+            return compose_weights(values, prepared.base, generation.plans, chosen).bodies()
+        return quantize_factors(values, generation.plans, chosen).bodies()
 
     def _load(self, published: PublishedVersion) -> _PreparedGenerator:
         manifest = published.manifest
@@ -121,20 +162,4 @@ class ParameterGenerator:
         for head, (weight, bias) in heads.items():
             values = synthesize_factors(embeddings, weight, bias).cpu().numpy()
             check_golden(published, head, values, golden[f"output.{head}"].numpy())
-        return _PreparedGenerator(
-            table=manifest.layers,
-            heads=heads,
-            places={"factors": factor_places(manifest.layers, manifest.rank), "full": full_places(manifest.layers)},
-            base=torch.cat([tensor.flatten() for tensor in shared]),
-        )
-
-
-def _bodies(values: Tensor, prepared: _PreparedGenerator, representation: Representation) -> list[bytes | None]:
-    layout = prepared.layout(representation)
-    if isinstance(layout, ComposeLayout):
-        slabs, finite = compose_weights(values, prepared.base, layout)
-    else:
-        slabs, finite = quantize_factors(values, layout)
-    # one copy from the accelerator for the batch
-    on_host = slabs.cpu().numpy()
-    return [slab.tobytes() if is_finite else None for slab, is_finite in zip(on_host, finite.tolist(), strict=True)]
+        return _PreparedGenerator(manifest, heads, base=torch.cat([tensor.flatten() for tensor in shared]))

@@ -4,15 +4,16 @@ from kernels.apply_low_rank import apply_low_rank
 from kernels.compose_weights import compose_weights
 from kernels.dispatcher import Backend, resolve_backend
 from kernels.quantize_factors import quantize_factors
-from kernels.slab_layout import ComposeLayout, ComposeSegment, Segment, SlabLayout
+from kernels.slab_layout import Plans, Segment, SlabLayout
+from kernels.slabs import Slabs
 from kernels.synthesize_factors import synthesize_factors
 
 __all__ = [
     "Backend",
-    "ComposeLayout",
-    "ComposeSegment",
+    "Plans",
     "Segment",
     "SlabLayout",
+    "Slabs",
     "apply_low_rank",
     "compose_weights",
     "quantize_factors",

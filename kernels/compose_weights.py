@@ -1,218 +1,304 @@
-"""Dynamic-layer weights and biases of a batch of devices, composed and written in package layout.
+"""The slabs of a batch of devices, in package layout: what is generated, added to what is shared where a plan asks.
 
-    W[b] = base_weight + sum_r left[b, r] (outer) right[b, r]
-    c[b] = base_bias + shift[b]
+    weight[b] = base_weight + sum_r left[b, r] (outer) right[b, r]
+    bias[b]   = base_bias + shift[b]
+    factor[b] = values[b]
 
-The weight is stored as float32 or float16, or quantised row by row as in ``quantize_factors``; sums are float32.
+Sums are float32, stored as :mod:`kernels.rounding` says. Every device has its own plan, and one grouped launch over
+(device, tile) writes them all: a tile of a plan knows where it reads and which bytes it writes.
 
 Shapes: B batch of devices, M output features, K input features, R rank, P flat parameters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.dispatcher import Backend, jit, on_device_of, resolve_backend, table_on, tl
-from kernels.quantize_factors import (
-    allocate_slabs,
-    check_values,
+from kernels.dispatcher import Backend, jit, on_device_of, resolve_backend, tile_table_on, tl
+from kernels.rounding import (
     clear_overflow,
-    magnitude,
-    slab_views,
-    store_rows_reference,
+    larger_magnitudes,
+    round_few_rows,
+    round_rows,
+    row_magnitudes,
     store_tile,
     zero_gaps,
 )
-from kernels.slab_layout import ComposeLayout, pitch_bytes
+from kernels.slab_layout import Plans, Segment, SlabLayout
+from kernels.slabs import Slabs, check_values
+from kernels.tuning import tuned
+
+FEW_ELEMENTS = 16_384
+"""Up to so many elements of a plan numpy writes them faster than torch on a host (docs/decisions/0008)."""
 
 
-def compose_weights_reference(values: Tensor, base: Tensor, layout: ComposeLayout) -> tuple[Tensor, Tensor]:
-    """Define :func:`compose_weights` in plain PyTorch; the CPU path and the oracle of the tests."""
-    B = values.shape[0]
-    slabs = torch.zeros(B, pitch_bytes(layout.slab_bytes), dtype=torch.uint8, device=values.device)
-    finite = torch.ones(B, dtype=torch.bool, device=values.device)
-    for segment in layout.segments:
-        M, K, R = segment.outputs, segment.inputs, segment.rank
-        if M == 0 or K == 0:
+def compose_weights_reference(values: Tensor, base: Tensor, plans: Plans, chosen: Sequence[int]) -> Slabs:
+    """Define :func:`compose_weights` without Triton; the CPU path and the oracle of the tests."""
+    slabs = Slabs.allocate(plans, chosen, values.device)
+    for plan in dict.fromkeys(chosen):
+        layout = plans.layouts[plan]
+        rows = [row for row, its in enumerate(chosen) if its == plan]
+        is_few = values.device.type == "cpu" and len(rows) * layout.elements <= FEW_ELEMENTS
+        write = _write_few_bodies if is_few else _write_bodies
+        if len(rows) == len(chosen):
+            write(values, base, layout, slabs.data.view(len(rows), layout.pitch), slabs.finite)
             continue
+        bodies = slabs.data.new_empty(len(rows), layout.pitch)
+        finite = slabs.finite.new_ones(len(rows))
+        write(values[rows], base, layout, bodies, finite)
+        slabs.finite[rows] = finite
+        for body, row in zip(bodies, rows, strict=True):
+            slabs.data[slabs.starts[row] : slabs.starts[row + 1]] = body
+    return slabs
+
+
+def _write_bodies(values: Tensor, base: Tensor, layout: SlabLayout, bodies: Tensor, finite: Tensor) -> None:
+    """Write slabs of one layout, ``[B, pitch]``, and clear the flags ``[B]`` of devices that are not finite."""
+    bodies.zero_()
+    for segment in layout.filled:
+        # an input that is not finite leaves a sum that is not finite, so the sums tell of both
+        stored, scales, are_finite = round_rows(_sum(values, base, segment), segment.dtype)
+        finite &= are_finite
+        for target, array in ((segment.target, stored), (segment.scale_target, scales)):
+            if array is not None:
+                flat = array.flatten(1)
+                stop = target + flat.shape[1] * flat.element_size()
+                bodies[:, target:stop].view(flat.dtype).copy_(flat)
+
+
+def _write_few_bodies(values: Tensor, base: Tensor, layout: SlabLayout, bodies: Tensor, finite: Tensor) -> None:
+    """Do what :func:`_write_bodies` does in few calls: segments that are stored alike go together, through numpy."""
+    slabs, flags, generated = bodies.numpy(), finite.numpy(), values.numpy()
+    slabs[:] = 0
+    for columns, dtype, segments in layout.alike:
+        sums = [
+            generated[:, segment.source : segment.values_end].reshape(-1, segment.rows, columns)
+            if segment.is_direct
+            else _sum(values, base, segment).numpy()
+            for segment in segments
+        ]
+        stored, scales, are_finite = round_few_rows(sums[0] if len(sums) == 1 else np.concatenate(sums, 1), dtype)
+        flags &= are_finite
+        first = 0
+        for segment in segments:
+            for target, array in ((segment.target, stored), (segment.scale_target, scales)):
+                if array is not None:
+                    flat = np.ascontiguousarray(array[:, first : first + segment.rows]).reshape(len(array), -1)
+                    flat_bytes = flat.view(np.uint8)
+                    slabs[:, target : target + flat_bytes.shape[1]] = flat_bytes
+            first += segment.rows
+
+
+def _sum(values: Tensor, base: Tensor, segment: Segment) -> Tensor:
+    """Return base plus direct plus product of one segment, ``[B, rows, columns]`` in any view of it."""
+    B, M, K, R = values.shape[0], segment.rows, segment.columns, segment.rank
+    total = base[segment.base : segment.base_end].view(M, K) if segment.base >= 0 else None
+    if segment.source >= 0:
+        direct = values[:, segment.source : segment.source + M * K].view(B, M, K)
+        total = direct if total is None else total + direct
+    if R:
         left = values[:, segment.left : segment.left + R * M].view(B, R, M)
         right = values[:, segment.right : segment.right + R * K].view(B, R, K)
-        shift = values[:, segment.shift : segment.shift + M]
-        base_weight = base[segment.base_weight : segment.base_weight + M * K].view(M, K)
-        base_bias = base[segment.base_bias : segment.base_bias + M]
-        weight = torch.baddbmm(base_weight, left.mT, right) if R else base_weight.expand(B, M, K)
-        bias = (base_bias + shift).unsqueeze(1)
-        # an input that is not finite leaves a sum that is not finite, so the sums tell of both
-        finite &= store_rows_reference(
-            slabs, weight, dtype=segment.dtype, target=segment.target, scale_target=segment.scale_target
-        )
-        finite &= store_rows_reference(slabs, bias, dtype=segment.bias_dtype, target=segment.bias_target)
-    return slabs[:, : layout.slab_bytes], finite
+        total = torch.bmm(left.mT, right) if total is None else torch.baddbmm(total, left.mT, right)
+    assert total is not None  # a segment is filled from something
+    return total.expand(B, M, K)
 
 
 @jit
-def _compose_tile(
-    left_ptr, right_ptr, base_ptr, outputs, inputs, rank, rows, in_rows, columns, BLOCK_COLUMNS: tl.constexpr
-) -> tuple[tl.tensor, tl.tensor]:
-    """Return a tile ``[rows, columns]`` of base plus the low-rank product, float32, and its mask."""
+def _add_product(
+    total, left_ptr, right_ptr, outputs, inputs, rank, rows, in_rows, columns, RANK: tl.constexpr
+) -> tl.tensor:
+    """Add the product of factors, ``[R, M]`` and ``[R, K]`` rank-major, to a tile ``[rows, columns]``, float32."""
     in_columns = columns < inputs
-    inside = in_rows[:, None] & in_columns[None, :]
-    flat = rows.to(tl.int64)[:, None] * inputs + columns[None, :]
-    tile = tl.load(base_ptr + flat, mask=inside, other=0.0)
-    # outer products: float32 factors on the tensor cores would be rounded to tf32
-    for r in range(rank):
-        u = tl.load(left_ptr + r * outputs + rows, mask=in_rows, other=0.0)
-        v = tl.load(right_ptr + r * inputs + columns, mask=in_columns, other=0.0)
-        tile += u[:, None] * v[None, :]
-    return tile, inside
+    if RANK <= 4:
+        # as many instructions an element as the matrix unit needs with its splitting, and exact
+        for r in tl.static_range(RANK):
+            u = tl.load(left_ptr + r * outputs + rows, mask=rows < tl.where(r < rank, outputs, 0), other=0.0)
+            v = tl.load(right_ptr + r * inputs + columns, mask=in_columns, other=0.0)
+            total += u[:, None] * v[None, :]
+    else:
+        r = tl.arange(0, max(RANK, 8))
+        in_rank = r < rank
+        left = tl.load(
+            left_ptr + r[None, :] * outputs + rows[:, None], mask=in_rows[:, None] & in_rank[None, :], other=0.0
+        )
+        right = tl.load(
+            right_ptr + r[:, None] * inputs + columns[None, :], mask=in_rank[:, None] & in_columns[None, :], other=0.0
+        )
+        # three products of halves of the mantissa: plain tf32 would lose 13 bits of the factors
+        total = tl.dot(left, right, total, input_precision="tf32x3")
+    return total
 
 
 @jit
-def _compose_weights_kernel(
+def _sum_tile(
     values_ptr,
     base_ptr,
-    slab_f32_ptr,
-    slab_f16_ptr,
-    slab_i8_ptr,
+    source,
+    base,
+    left,
+    right,
+    array_rows,
+    array_columns,
+    rank,
+    rows,
+    in_rows,
+    columns,
+    HAS_BASE: tl.constexpr,
+    RANK: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Return a tile of the sum, ``[rows, columns]`` float32, its mask, and the places of its elements in the array."""
+    inside = in_rows[:, None] & (columns < array_columns)[None, :]
+    flat = rows[:, None] * array_columns + columns[None, :]
+    if HAS_BASE:
+        total = tl.zeros(inside.shape, tl.float32)
+        if base >= 0:
+            total = tl.load(base_ptr + base + flat, mask=inside, other=0.0)
+        if source >= 0:
+            total += tl.load(values_ptr + source + flat, mask=inside, other=0.0)
+    else:
+        direct = in_rows[:, None] & (columns < tl.where(source >= 0, array_columns, 0))[None, :]
+        total = tl.load(values_ptr + source + flat, mask=direct, other=0.0)
+    if RANK > 0:  # noqa: SIM102 - a constant of the build, then a number of the tile
+        if rank > 0:
+            factors = values_ptr + left, values_ptr + right, array_rows, array_columns, rank
+            total = _add_product(total, *factors, rows, in_rows, columns, RANK)
+    return total, inside, flat
+
+
+@jit
+def _write_slabs_kernel(
+    values_ptr,
+    base_ptr,
+    slabs_f32_ptr,
+    slabs_f16_ptr,
+    slabs_i8_ptr,
     finite_ptr,
     tiles_ptr,
+    devices_ptr,
     values_stride,
-    pitch,
-    GAPS: tl.constexpr,
+    gap_count,
+    HAS_BASE: tl.constexpr,
+    RANK: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     IS_WIDE: tl.constexpr,
     IS_ALIGNED: tl.constexpr,
 ) -> None:
     b = tl.program_id(0).to(tl.int64)
-    tiles_ptr += tl.program_id(1) * (13 + 2 * GAPS)
-    left = tl.load(tiles_ptr)
-    right = tl.load(tiles_ptr + 1)
-    shift = tl.load(tiles_ptr + 2)
-    base_weight = tl.load(tiles_ptr + 3)
-    base_bias = tl.load(tiles_ptr + 4)
-    outputs = tl.load(tiles_ptr + 5)
-    inputs = tl.load(tiles_ptr + 6)
-    rank = tl.load(tiles_ptr + 7)
-    target = tl.load(tiles_ptr + 8)
-    scale_target = tl.load(tiles_ptr + 9)
-    bias_target = tl.load(tiles_ptr + 10)
-    dtype = tl.load(tiles_ptr + 11)
-    first_row = tl.load(tiles_ptr + 12)
+    # places in slabs are read in units of 16 bytes, so that the compiler knows how they are aligned
+    start = tl.load(devices_ptr + 3 * b)
+    f32_ptr = slabs_f32_ptr + start * 4
+    f16_ptr = slabs_f16_ptr + start * 8
+    i8_ptr = slabs_i8_ptr + start * 16
+    first_tile = tl.load(devices_ptr + 3 * b + 1)
+    tile_count = tl.load(devices_ptr + 3 * b + 2)
+    # a plan with fewer tiles than the largest of the batch
+    if tl.program_id(1) >= tile_count:
+        return
+    tiles_ptr += (first_tile + tl.program_id(1)) * (11 + 2 * gap_count)
+    source = tl.load(tiles_ptr)
+    base = tl.load(tiles_ptr + 1)
+    left = tl.load(tiles_ptr + 2)
+    right = tl.load(tiles_ptr + 3)
+    array_rows = tl.load(tiles_ptr + 4)
+    array_columns = tl.load(tiles_ptr + 5)
+    rank = tl.load(tiles_ptr + 6)
+    target = tl.load(tiles_ptr + 7)
+    scale_target = tl.load(tiles_ptr + 8)
+    dtype = tl.load(tiles_ptr + 9)
+    first_row = tl.load(tiles_ptr + 10)
     if IS_ALIGNED:
+        source = tl.multiple_of(source, 16)
+        base = tl.multiple_of(base, 16)
         left = tl.multiple_of(left, 16)
         right = tl.multiple_of(right, 16)
-        shift = tl.multiple_of(shift, 16)
-        base_weight = tl.multiple_of(base_weight, 16)
-        base_bias = tl.multiple_of(base_bias, 16)
-        outputs = tl.multiple_of(outputs, 16)
-        inputs = tl.multiple_of(inputs, 16)
+        array_columns = tl.multiple_of(array_columns, 16)
     values_ptr += b * values_stride
-    slab_f32_ptr += b * (pitch // 4)
-    slab_f16_ptr += b * (pitch // 2)
-    slab_i8_ptr += b * pitch
-    left_ptr = values_ptr + left
-    right_ptr = values_ptr + right
-    weight_ptr = base_ptr + base_weight
+    arrays = source, base, left, right, array_rows, array_columns, rank
+
+    places = dtype, target, scale_target, f32_ptr, f16_ptr, i8_ptr
 
     rows = first_row + tl.arange(0, BLOCK_ROWS)
-    in_rows = rows < outputs
+    in_rows = rows < array_rows
     columns = tl.arange(0, BLOCK_COLUMNS)
-    tile, inside = _compose_tile(
-        left_ptr, right_ptr, weight_ptr, outputs, inputs, rank, rows, in_rows, columns, BLOCK_COLUMNS
-    )
-    largest = tl.max(magnitude(tile), 1)
     if IS_WIDE:
-        for start in range(BLOCK_COLUMNS, inputs, BLOCK_COLUMNS):
-            columns = start + tl.arange(0, BLOCK_COLUMNS)
-            tile, inside = _compose_tile(
-                left_ptr, right_ptr, weight_ptr, outputs, inputs, rank, rows, in_rows, columns, BLOCK_COLUMNS
+        # twice over the row: for its largest magnitude, then to store it
+        largest = tl.zeros([BLOCK_ROWS], tl.float32)
+        for first in tl.range(0, array_columns, BLOCK_COLUMNS, num_stages=1):
+            part, _, _ = _sum_tile(values_ptr, base_ptr, *arrays, rows, in_rows, first + columns, HAS_BASE, RANK)
+            largest = larger_magnitudes(largest, row_magnitudes(part))
+        overflows, largest = clear_overflow(largest, dtype)
+        for first in tl.range(0, array_columns, BLOCK_COLUMNS, num_stages=1):
+            part, inside, flat = _sum_tile(
+                values_ptr, base_ptr, *arrays, rows, in_rows, first + columns, HAS_BASE, RANK
             )
-            largest = tl.maximum(largest, tl.max(magnitude(tile), 1))
-    overflows, largest = clear_overflow(largest, dtype)
-    tl.store(finite_ptr + b, 0, mask=overflows)
-    for start in range(0, inputs if IS_WIDE else 1, BLOCK_COLUMNS):
-        if IS_WIDE:
-            columns = start + tl.arange(0, BLOCK_COLUMNS)
-            tile, inside = _compose_tile(
-                left_ptr, right_ptr, weight_ptr, outputs, inputs, rank, rows, in_rows, columns, BLOCK_COLUMNS
-            )
-        store_tile(
-            tile,
-            largest,
-            inside,
-            rows,
-            in_rows,
-            columns,
-            inputs,
-            dtype,
-            target,
-            scale_target,
-            slab_f32_ptr,
-            slab_f16_ptr,
-            slab_i8_ptr,
-        )
-
-    bias = tl.load(base_ptr + base_bias + rows, mask=in_rows, other=0.0)
-    bias += tl.load(values_ptr + shift + rows, mask=in_rows, other=0.0)
-    bias_dtype = tl.minimum(dtype, 1)
-    overflows, _ = clear_overflow(magnitude(bias), bias_dtype)
-    tl.store(finite_ptr + b, 0, mask=overflows)
-    if bias_dtype == 1:
-        tl.store(slab_f16_ptr + tl.multiple_of(bias_target // 2, 8) + rows, bias.to(tl.float16), mask=in_rows)
+            store_tile(part, inside, flat, largest, rows, in_rows, *places, not HAS_BASE)
     else:
-        tl.store(slab_f32_ptr + tl.multiple_of(bias_target // 4, 4) + rows, bias, mask=in_rows)
-    zero_gaps(tiles_ptr + 13, slab_i8_ptr, GAPS)
+        total, inside, flat = _sum_tile(values_ptr, base_ptr, *arrays, rows, in_rows, columns, HAS_BASE, RANK)
+        overflows, largest = clear_overflow(row_magnitudes(total), dtype)
+        store_tile(total, inside, flat, largest, rows, in_rows, *places, not HAS_BASE)
+    tl.store(finite_ptr + b, 0, mask=overflows)
+    zero_gaps(tiles_ptr + 11, gap_count, i8_ptr)
 
 
-def _compose_weights_triton(values: Tensor, base: Tensor, layout: ComposeLayout) -> tuple[Tensor, Tensor]:
-    tiling = layout.tiling
-    slabs, finite = allocate_slabs(values, layout.slab_bytes, tiling)
-    if tiling.table and values.shape[0]:
+def write_slabs(values: Tensor, base: Tensor, plans: Plans, chosen: Sequence[int]) -> Slabs:
+    """Write all slabs in one launch; ``base`` is not read where every plan of the table is direct."""
+    setting = tuned("quantize_factors" if plans.is_direct else "compose_weights", values.device)
+    table = plans.tiles(setting.limits)
+    slabs = Slabs.allocate(plans, chosen, values.device)
+    if values.shape[0] and table.most_tiles:
         with on_device_of(values):
-            _compose_weights_kernel[values.shape[0], len(tiling.table)](
+            _write_slabs_kernel[values.shape[0], max(table.spans[plan][1] for plan in chosen)](
                 values,
                 base,
-                *slab_views(slabs),
-                finite.view(torch.uint8),
-                table_on(tiling, values.device),
+                *slabs.views(),
+                slabs.finite.view(torch.uint8),
+                tile_table_on(table, values.device),
+                slabs.devices(table),
                 values.stride(0),
-                slabs.stride(0),
-                GAPS=tiling.gap_count,
-                BLOCK_ROWS=tiling.block_rows,
-                BLOCK_COLUMNS=tiling.block_columns,
-                IS_WIDE=tiling.is_wide,
-                IS_ALIGNED=tiling.is_aligned,
+                table.gap_count,
+                HAS_BASE=plans.required_base > 0,
+                RANK=table.block_rank,
+                BLOCK_ROWS=table.block_rows,
+                BLOCK_COLUMNS=table.block_columns,
+                IS_WIDE=table.is_wide,
+                IS_ALIGNED=table.is_aligned,
+                num_warps=setting.num_warps(table),
                 enable_fp_fusion=True,
             )
-    return slabs[:, : layout.slab_bytes], finite
+    return slabs
 
 
 def compose_weights(
-    values: Tensor, base: Tensor, layout: ComposeLayout, *, backend: Backend = "auto"
-) -> tuple[Tensor, Tensor]:
-    """Compose the weight and the bias of every dynamic layer of every device into its slab.
+    values: Tensor, base: Tensor, plans: Plans, chosen: Sequence[int], *, backend: Backend = "auto"
+) -> Slabs:
+    """Write the slab of every device: whatever of its plan is shared, direct or a product of factors.
 
     Args:
         values: Flat generated values, ``[B, P]`` float32, each row contiguous; nothing flows back through them.
         base: Shared weights and biases, flat, ``[Pb]`` float32.
-        layout: Which values meet which shared parameters, and where the result goes, as what.
+        plans: The layouts that a device may get.
+        chosen: Number of the layout of every device, ``B`` of them.
         backend: ``"auto"`` runs Triton on CUDA tensors and the reference elsewhere.
 
     Returns:
-        Slabs and flags, as :func:`kernels.quantize_factors.quantize_factors` returns them.
+        The slabs, and who of the devices is finite.
 
     Raises:
         ValueError: If an operand has another shape, dtype, device or order in memory, or is too short.
     """
-    check_values(values, layout.required_values)
-    if base.dim() != 1 or base.dtype != torch.float32 or base.shape[0] < layout.required_base:
+    check_values(values, plans, chosen)
+    if base.dim() != 1 or base.dtype != torch.float32 or base.shape[0] < plans.required_base:
         raise ValueError(
-            f"Expected a flat float32 base of {layout.required_base} or more elements, "
+            f"Expected a flat float32 base of {plans.required_base} or more elements, "
             f"got {base.dtype} {list(base.shape)}."
         )
     if base.device != values.device or not base.is_contiguous():
         raise ValueError(f"Expected a contiguous base on {values.device}, got one on {base.device}; copy it first.")
-    run = compose_weights_reference if resolve_backend(backend, values) == "reference" else _compose_weights_triton
-    return run(values.detach(), base.detach(), layout)
+    run = compose_weights_reference if resolve_backend(backend, values) == "reference" else write_slabs
+    return run(values.detach(), base.detach(), plans, chosen)

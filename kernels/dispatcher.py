@@ -22,9 +22,18 @@ try:
 except ImportError:
     triton = tl = None
 
-from kernels.slab_layout import Tiling
+from kernels.slab_layout import TileTable
 
-__all__ = ["Backend", "ResolvedBackend", "interpreting", "jit", "on_device_of", "resolve_backend", "table_on", "tl"]
+__all__ = [
+    "Backend",
+    "ResolvedBackend",
+    "interpreting",
+    "jit",
+    "on_device_of",
+    "resolve_backend",
+    "tile_table_on",
+    "tl",
+]
 
 Backend: TypeAlias = Literal["auto", "reference", "triton"]
 ResolvedBackend: TypeAlias = Literal["reference", "triton"]
@@ -69,9 +78,9 @@ def interpreting() -> bool:
 
 
 @lru_cache(maxsize=1024)
-def table_on(tiling: Tiling, device: torch.device) -> torch.Tensor:
+def tile_table_on(table: TileTable, device: torch.device) -> torch.Tensor:
     """Return the tile table on ``device``, int32; copied there once."""
-    return torch.tensor(tiling.table, dtype=torch.int32, device=device)
+    return torch.tensor(table.rows, dtype=torch.int32, device=device)
 
 
 @lru_cache

@@ -51,7 +51,7 @@ ROOMS = {
     "duet.protocol": room(never="torch ray fastapi", only="numpy"),
     "duet.device": room("duet.protocol", never="torch ray fastapi", only="numpy onnxruntime httpx"),
     "duet.registry": room("duet.protocol", never="torch ray fastapi", only=""),
-    "kernels": room(never="ray fastapi", only="torch triton"),
+    "kernels": room(never="ray fastapi", only="torch triton numpy"),
     "duet.networks": room("duet.protocol kernels", never="ray fastapi"),
     "duet.data": room("duet.protocol duet.data.synthetic", never="ray fastapi"),
     "duet.data.synthetic": room("duet.protocol duet.data", never="torch ray fastapi", only="numpy"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from kernels import ComposeLayout, ComposeSegment, Segment, SlabLayout
+from kernels import Backend, Plans, Segment, SlabLayout, compose_weights, quantize_factors
 from kernels.dispatcher import interpreting
 
 ACCELERATOR = torch.device("cpu" if interpreting() else "cuda")
@@ -30,37 +30,43 @@ def slab_layout(arrays: Sequence[tuple[int, int, str]], *, start: int = 0, spare
     for rows, columns, dtype in arrays:
         scale_target = packer.take(rows, "float16") if dtype == "int8" else -1
         target = packer.take(rows * columns, dtype)
-        segments.append(Segment(source, rows, columns, target, dtype, scale_target))
+        segments.append(Segment(rows, columns, target, dtype, scale_target, source=source))
         source += rows * columns
     return SlabLayout(tuple(segments), packer.end + spare_bytes)
 
 
-def compose_layout(layers: Sequence[tuple[int, int, int, str]], *, trained_rank: int | None = None) -> ComposeLayout:
-    """Pack layers ``(M, K, R, dtype)``; the flat values hold ``trained_rank`` rows of factors, ``R`` unless given."""
+def compose_layout(layers: Sequence[tuple[int, int, int, str]], *, trained_rank: int | None = None) -> SlabLayout:
+    """Pack a weight and a bias for each of the layers ``(M, K, R, dtype)``.
+
+    The flat values hold ``trained_rank`` rows of factors and a shift a layer, ``R`` rows unless given.
+    """
     packer, source, base, segments = Packer(), 0, 0, []
     for M, K, R, dtype in layers:
         held = R if trained_rank is None else trained_rank
         vector = "float32" if dtype == "float32" else "float16"
         scale_target = packer.take(M, "float16") if dtype == "int8" else -1
-        segments.append(
-            ComposeSegment(
-                left=source,
-                right=source + held * M,
-                shift=source + held * (M + K),
-                base_weight=base,
-                base_bias=base + M * K,
-                outputs=M,
-                inputs=K,
-                rank=R,
-                target=packer.take(M * K, dtype),
-                bias_target=packer.take(M, vector),
-                dtype=dtype,
-                scale_target=scale_target,
-            )
-        )
+        target = packer.take(M * K, dtype)
+        left, right, shift = source, source + held * M, source + held * (M + K)
+        segments += [
+            Segment(M, K, target, dtype, scale_target, base=base, left=left, right=right, rank=R),
+            Segment(1, M, packer.take(M, vector), vector, source=shift, base=base + M * K),
+        ]
         source += held * (M + K) + M
         base += M * K + M
-    return ComposeLayout(tuple(segments), packer.end)
+    return SlabLayout(tuple(segments), packer.end)
+
+
+def written(
+    layout: SlabLayout, values: torch.Tensor, base: torch.Tensor | None = None, *, backend: Backend = "reference"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give every device the same layout; return the slabs ``[B, slab_bytes]`` and who is finite ``[B]``."""
+    plans, chosen = Plans([layout]), [0] * len(values)
+    slabs = (
+        quantize_factors(values, plans, chosen, backend=backend)
+        if base is None
+        else compose_weights(values, base, plans, chosen, backend=backend)
+    )
+    return slabs.data.view(len(values), layout.pitch)[:, : layout.slab_bytes], slabs.finite
 
 
 def guarded(*shape: int) -> torch.Tensor:

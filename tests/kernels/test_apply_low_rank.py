@@ -19,14 +19,20 @@ SHAPES = {
 }
 
 
-def operand_shapes(N, M, K, R):
-    return {"x": (N, K), "base": (M, K), "bias": (M,), "left": (N, R, M), "right": (N, R, K), "shift": (N, M)}
+GROUPS = {"one": (1,), "several": (5,), "none": (0,)}
+"""Inputs that share the factors of a row, as a part of the shape of ``x``."""
+
+
+def operand_shapes(N, M, K, R, *, group=()):
+    return {"x": (N, *group, K), "base": (M, K), "bias": (M,), "left": (N, R, M), "right": (N, R, K), "shift": (N, M)}
 
 
 def as_defined(x, base, bias, left, right, shift):
     """The definition, with a weight matrix for every row."""
     weights = base + left.mT @ right
-    return (weights @ x[:, :, None])[:, :, 0] + bias + shift
+    if x.dim() == 2:
+        return as_defined(x[:, None], base, bias, left, right, shift)[:, 0]
+    return x @ weights.mT + bias + shift[:, None]
 
 
 def with_gradients(function, operands, gradient):
@@ -51,11 +57,12 @@ class LargestAllocation(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("group", [(), *GROUPS.values()], ids=["rows", *GROUPS.keys()])
 @pytest.mark.parametrize(("N", "M", "K", "R"), SHAPES.values(), ids=SHAPES.keys())
-def test_outputs_and_gradients_are_as_accurate_as_the_definition(N, M, K, R, backend, poisoned_memory):
+def test_outputs_and_gradients_are_as_accurate_as_the_definition(N, M, K, R, group, backend, poisoned_memory):
     torch.manual_seed(0)
-    operands = [guarded(*shape) for shape in operand_shapes(N, M, K, R).values()]
-    gradient = guarded(N, M)
+    operands = [guarded(*shape) for shape in operand_shapes(N, M, K, R, group=group).values()]
+    gradient = guarded(N, *group, M)
     exact = with_gradients(as_defined, [operand.double() for operand in operands], gradient.double())
     yardstick = with_gradients(as_defined, operands, gradient)
 
@@ -69,20 +76,22 @@ def test_outputs_and_gradients_are_as_accurate_as_the_definition(N, M, K, R, bac
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("group", [(), *GROUPS.values()], ids=["rows", *GROUPS.keys()])
 @pytest.mark.parametrize("R", [0, 3], ids="R{}".format)
-def test_gradients_are_those_of_finite_differences(R, backend):
+def test_gradients_are_those_of_finite_differences(R, group, backend):
     torch.manual_seed(0)
-    shapes = operand_shapes(3, 5, 4, R).values()
+    shapes = operand_shapes(3, 5, 4, R, group=group).values()
     operands = [torch.randn(*shape, dtype=torch.float64, device=ACCELERATOR, requires_grad=True) for shape in shapes]
 
     assert torch.autograd.gradcheck(lambda *given: apply_low_rank(*given, backend=backend), operands, fast_mode=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_factors_may_be_views_into_the_flat_values(backend, poisoned_memory):
+@pytest.mark.parametrize("group", [(), (4,)], ids=["rows", "several"])
+def test_factors_may_be_views_into_the_flat_values(group, backend, poisoned_memory):
     torch.manual_seed(0)
     N, M, K, R = 5, 33, 17, 3
-    x, base, bias, gradient = guarded(N, K), guarded(M, K), guarded(M), guarded(N, M)
+    x, base, bias, gradient = guarded(N, *group, K), guarded(M, K), guarded(M), guarded(N, *group, M)
     sizes = [7, R * M, R * K, M]
     values = guarded(N, sum(sizes))
 
@@ -130,9 +139,11 @@ def test_half_precision_operands_are_summed_in_single_precision(dtype, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_without_a_shift_the_bias_is_the_shared_one(backend):
+@pytest.mark.parametrize("group", [(), (4,)], ids=["rows", "several"])
+def test_without_a_shift_the_bias_is_the_shared_one(group, backend):
     torch.manual_seed(0)
-    x, base, bias, left, right, shift = (guarded(*shape) for shape in operand_shapes(3, 5, 4, 2).values())
+    shapes = operand_shapes(3, 5, 4, 2, group=group)
+    x, base, bias, left, right, shift = (guarded(*shape) for shape in shapes.values())
 
     y = apply_low_rank(x, base, bias, left, right, backend=backend)
 
@@ -152,12 +163,13 @@ def test_a_batch_without_rows_has_outputs_and_gradients(backend):
     assert [gradient.shape for gradient in gradients] == [operand.shape for operand in operands]
 
 
-def test_no_weight_of_a_row_is_ever_built():
+@pytest.mark.parametrize("group", [(), (2,)], ids=["rows", "several"])
+def test_no_weight_of_a_row_is_ever_built(group):
     N, M, K, R = 16, 64, 64, 2
-    operands = [torch.zeros(*shape) for shape in operand_shapes(N, M, K, R).values()]
+    operands = [torch.zeros(*shape) for shape in operand_shapes(N, M, K, R, group=group).values()]
 
     with LargestAllocation() as largest:
-        with_gradients(apply_low_rank, operands, torch.zeros(N, M))
+        with_gradients(apply_low_rank, operands, torch.zeros(N, *group, M))
 
     assert largest.elements <= max(N * R * K, M * K)
 
@@ -170,10 +182,11 @@ def test_gradients_of_gradients_are_refused_rather_than_wrong():
         gradient.sum().backward()
 
 
+@pytest.mark.parametrize("group", [(), (2,), (2, 2)], ids=["rows", "several", "too many dimensions"])
 @pytest.mark.parametrize("wrong", NAMES)
-def test_an_operand_of_another_shape_is_refused_with_all_shapes(wrong):
-    shapes = operand_shapes(2, 3, 4, 1)
-    shapes[wrong] = (*shapes[wrong][:-1], shapes[wrong][-1] + 1)
+def test_an_operand_of_another_shape_is_refused_with_all_shapes(wrong, group):
+    shapes = operand_shapes(2, 3, 4, 1, group=group)
+    shapes[wrong] = (*shapes[wrong][:-1], shapes[wrong][-1] + (len(group) < 2))
 
     with pytest.raises(ValueError, match=r"Expected x \[N, K\]"):
         apply_low_rank(*(torch.zeros(shape) for shape in shapes.values()))

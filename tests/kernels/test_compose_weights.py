@@ -1,10 +1,21 @@
 """Shared weight plus factors, cast or quantised in package layout, against float64."""
 
+import sys
+
 import pytest
 import torch
 
-from kernels import ComposeLayout, compose_weights
-from tests.kernels.ragged_layouts import ACCELERATOR, BACKENDS, array, compose_layout, guarded, padding
+from kernels import Plans, SlabLayout, compose_weights
+from tests.kernels.ragged_layouts import (
+    ACCELERATOR,
+    BACKENDS,
+    array,
+    compose_layout,
+    guarded,
+    padding,
+    slab_layout,
+    written,
+)
 
 EPSILON = torch.finfo(torch.float32).eps
 LAYOUT = compose_layout([(3, 5, 3, "float32")])
@@ -19,14 +30,14 @@ LAYERS = {
 
 
 def exact_layers(values, base, layout):
-    """Yield every segment with its weight and bias in float64, and the sum of the magnitudes that went in."""
+    """Yield weight and bias segments of every layer, both in float64, and the sum of the magnitudes of the weight."""
     values, base = values.double(), base.double()
-    for s in layout.segments:
-        left = values[:, s.left : s.left + s.rank * s.outputs].unflatten(1, (s.rank, s.outputs))
-        right = values[:, s.right : s.right + s.rank * s.inputs].unflatten(1, (s.rank, s.inputs))
-        shared = base[s.base_weight : s.base_weight + s.outputs * s.inputs].view(s.outputs, s.inputs)
-        bias = base[s.base_bias : s.base_bias + s.outputs] + values[:, s.shift : s.shift + s.outputs]
-        yield s, shared + left.mT @ right, bias, shared.abs() + left.mT.abs() @ right.abs()
+    for w, b in zip(layout.segments[::2], layout.segments[1::2], strict=True):
+        left = values[:, w.left : w.left + w.rank * w.rows].unflatten(1, (w.rank, w.rows))
+        right = values[:, w.right : w.right + w.rank * w.columns].unflatten(1, (w.rank, w.columns))
+        shared = base[w.base : w.base_end].view(w.rows, w.columns)
+        bias = base[b.base : b.base_end] + values[:, b.source : b.source + b.columns]
+        yield w, b, shared + left.mT @ right, bias, shared.abs() + left.mT.abs() @ right.abs()
 
 
 def is_rounded_or_its_neighbour(stored, exact):
@@ -46,18 +57,18 @@ def test_weights_and_biases_are_the_composition_within_the_tolerance_policy(laye
     layout = compose_layout([(*layer, dtype) for layer in layers], trained_rank=16)
     values, base = guarded(B, layout.required_values), guarded(layout.required_base)
 
-    slabs, finite = compose_weights(values, base, layout, backend=backend)
+    slabs, finite = written(layout, values, base, backend=backend)
 
     assert (slabs.shape, slabs.dtype, finite.tolist()) == ((B, layout.slab_bytes), torch.uint8, [True] * B)
-    for segment, weight, bias, magnitude in exact_layers(values, base, layout):
-        shape = (segment.outputs, segment.inputs)
+    for segment, bias_segment, weight, bias, magnitude in exact_layers(values, base, layout):
+        shape = (segment.rows, segment.columns)
         if dtype == "float32":
             stored = array(slabs, segment.target, shape, torch.float32)
             assert ((stored - weight).abs() <= 4 * EPSILON * magnitude).all()
         elif dtype == "float16":
             assert is_rounded_or_its_neighbour(array(slabs, segment.target, shape, torch.float16), weight)
         else:
-            scales = array(slabs, segment.scale_target, (segment.outputs,), torch.float16).double()
+            scales = array(slabs, segment.scale_target, (segment.rows,), torch.float16).double()
             quanta = array(slabs, segment.target, shape, torch.int8).double()
             step = weight.abs().amax(-1) / 127
             # float16 holds a scale to half a unit of its 11 bits
@@ -68,12 +79,10 @@ def test_weights_and_biases_are_the_composition_within_the_tolerance_policy(laye
             clipped = (quanta.abs() == 127) & (weight.abs() > 127 * scales[..., None])
             assert ((quanta - weight / scales[..., None]).abs()[~clipped] <= 0.5001).all()
         if dtype == "float32":
-            stored = array(slabs, segment.bias_target, (segment.outputs,), torch.float32)
+            stored = array(slabs, bias_segment.target, (segment.rows,), torch.float32)
             assert ((stored - bias).abs() <= EPSILON * bias.abs()).all()
         else:
-            assert is_rounded_or_its_neighbour(
-                array(slabs, segment.bias_target, (segment.outputs,), torch.float16), bias
-            )
+            assert is_rounded_or_its_neighbour(array(slabs, bias_segment.target, (segment.rows,), torch.float16), bias)
     assert not padding(slabs, layout.spans).any()
 
 
@@ -83,15 +92,30 @@ def test_both_backends_agree(dtype):
     layout = compose_layout([(33, 65, 4, dtype), (7, 33, 4, dtype)])
     values, base = guarded(3, layout.required_values), guarded(layout.required_base)
 
-    reference, triton = (compose_weights(values, base, layout, backend=backend)[0] for backend in BACKENDS)
+    reference, triton = (written(layout, values, base, backend=backend)[0] for backend in BACKENDS)
 
-    for segment in layout.segments:
-        shape = (segment.outputs, segment.inputs)
+    for segment in layout.segments[::2]:
+        shape = (segment.rows, segment.columns)
         stored = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}[dtype]
         one, other = (array(slabs, segment.target, shape, stored).double() for slabs in (reference, triton))
         unit = {"float32": 1e-5, "float16": 2**-7, "int8": 1.0}[dtype]
         assert (one - other).abs().max() <= unit
         assert (one != other).double().mean() <= (1.0 if dtype == "float32" else 2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_few_numbers_on_a_host_are_written_as_many_are(dtype, monkeypatch):
+    torch.manual_seed(0)
+    layout = compose_layout([(33, 65, 4, dtype), (7, 33, 4, dtype)])
+    values, base = torch.randn(3, layout.required_values), torch.randn(layout.required_base)
+    values[1, 5] = torch.nan
+
+    few = written(layout, values, base)
+    monkeypatch.setattr(sys.modules["kernels.compose_weights"], "FEW_ELEMENTS", 0)
+    many = written(layout, values, base)
+
+    assert few[1].tolist() == many[1].tolist() == [True, False, True]
+    assert torch.equal(few[0][[0, 2]], many[0][[0, 2]])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -103,8 +127,8 @@ def test_a_lower_rank_uses_the_first_rows_of_the_trained_factors(backend):
     emptied = values.clone()
     emptied[:, 2 * 5 : 4 * 5] = 0
 
-    slabs, _ = compose_weights(values, base, lower, backend=backend)
-    expected, _ = compose_weights(emptied, base, trained, backend=backend)
+    slabs, _ = written(lower, values, base, backend=backend)
+    expected, _ = written(trained, emptied, base, backend=backend)
 
     assert torch.equal(slabs, expected)
 
@@ -116,11 +140,11 @@ def test_zero_factors_leave_the_shared_parameters(backend):
     values = torch.zeros(2, layout.required_values, device=ACCELERATOR)
     base = guarded(layout.required_base)
 
-    slabs, _ = compose_weights(values, base, layout, backend=backend)
+    slabs, _ = written(layout, values, base, backend=backend)
 
-    segment = layout.segments[0]
-    assert torch.equal(array(slabs, segment.target, (45,), torch.float32), base[:45].expand(2, 45))
-    assert torch.equal(array(slabs, segment.bias_target, (5,), torch.float32), base[45:].expand(2, 5))
+    weight, bias = layout.segments
+    assert torch.equal(array(slabs, weight.target, (45,), torch.float32), base[:45].expand(2, 45))
+    assert torch.equal(array(slabs, bias.target, (5,), torch.float32), base[45:].expand(2, 5))
 
 
 @pytest.mark.filterwarnings(
@@ -133,14 +157,14 @@ def test_a_device_that_is_not_finite_is_reported_and_the_others_are_untouched(dt
     torch.manual_seed(0)
     layout = compose_layout([(5, 33, 2, dtype), (3, 5, 2, dtype)])
     values, base = guarded(5, layout.required_values + 1), guarded(layout.required_base)
-    sound, _ = compose_weights(values, base, layout, backend=backend)
-    second = layout.segments[1]
+    sound, _ = written(layout, values, base, backend=backend)
+    second, its_bias = layout.segments[2:]
     values[1, 0] = bad
     values[2, second.right + 9] = bad
-    values[3, second.shift + 2] = bad
+    values[3, its_bias.source + 2] = bad
     values[4, layout.required_values] = bad
 
-    slabs, finite = compose_weights(values, base, layout, backend=backend)
+    slabs, finite = written(layout, values, base, backend=backend)
 
     assert finite.tolist() == [True, False, False, False, True]
     assert torch.equal(slabs[[0, 4]], sound[[0, 4]])
@@ -149,12 +173,9 @@ def test_a_device_that_is_not_finite_is_reported_and_the_others_are_untouched(dt
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("B", [0, 2], ids="B{}".format)
 def test_a_layout_without_layers_is_all_zero(B, backend, poisoned_memory):
-    slabs, finite = compose_weights(
-        torch.ones(B, 1, device=ACCELERATOR),
-        torch.ones(1, device=ACCELERATOR),
-        ComposeLayout((), 24),
-        backend=backend,
-    )
+    values, base = torch.ones(B, 1, device=ACCELERATOR), torch.ones(1, device=ACCELERATOR)
+
+    slabs, finite = written(SlabLayout((), 24), values, base, backend=backend)
 
     assert (slabs.shape, slabs.any().item(), finite.all().item()) == ((B, 24), False, True)
 
@@ -172,4 +193,36 @@ def test_a_layout_without_layers_is_all_zero(B, backend, poisoned_memory):
 )
 def test_operands_that_the_layout_cannot_read_are_refused(values, base, fact):
     with pytest.raises(ValueError, match=fact):
-        compose_weights(values, base, LAYOUT)
+        written(LAYOUT, values, base)
+
+
+@pytest.mark.parametrize("chosen", [[0], [0, 2], [-1, 0]], ids=["too-few", "unknown", "negative"])
+def test_devices_without_a_plan_are_refused(chosen):
+    with pytest.raises(ValueError, match="2 plans among 0 to 0"):
+        compose_weights(torch.zeros(2, 27), torch.zeros(18), Plans([LAYOUT]), chosen)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:overflow encountered:RuntimeWarning", "ignore:invalid value encountered:RuntimeWarning"
+)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_device_of_a_batch_gets_its_own_plan(backend, poisoned_memory):
+    torch.manual_seed(0)
+    layouts = [
+        compose_layout([(33, 65, 4, "int8"), (3, 33, 4, "int8")]),
+        slab_layout([(4, 33, "int8"), (2, 65, "float16")], spare_bytes=5),
+        compose_layout([(33, 65, 2, "float32"), (3, 33, 0, "float32")], trained_rank=4),
+        SlabLayout((), 0),
+        SlabLayout((), 40),
+    ]
+    plans, chosen = Plans(layouts), [2, 0, 3, 1, 4, 1, 0]
+    values, base = guarded(len(chosen), plans.required_values), guarded(plans.required_base)
+    values[6, 0] = torch.nan
+
+    slabs = compose_weights(values, base, plans, chosen, backend=backend)
+
+    bodies = slabs.bodies()
+    assert slabs.finite.tolist() == [True] * 6 + [False]
+    for row, (plan, body) in enumerate(zip(chosen, bodies, strict=True)):
+        alone, finite = written(layouts[plan], values[row : row + 1], base, backend=backend)
+        assert body == (bytes(alone[0].cpu().numpy()) if finite.item() else None)

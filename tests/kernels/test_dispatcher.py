@@ -19,11 +19,11 @@ sys.modules["triton"] = None
 import torch
 import kernels
 values = torch.ones(2, 3)
-layout = kernels.SlabLayout((kernels.Segment(0, 1, 3, 0, "float16"),), 6)
-slabs, finite = kernels.quantize_factors(values, layout)
-assert slabs.shape == (2, 6) and finite.all()
+plans = kernels.Plans([kernels.SlabLayout((kernels.Segment(1, 3, 0, "float16", source=0),), 6)])
+slabs = kernels.quantize_factors(values, plans, [0] * len(values))
+assert slabs.starts == [0, 16, 32] and slabs.finite.all()
 try:
-    kernels.quantize_factors(values, layout, backend="triton")
+    kernels.quantize_factors(values, plans, [0] * len(values), backend="triton")
 except RuntimeError as error:
     assert "Triton is not installed" in str(error), error
 else:

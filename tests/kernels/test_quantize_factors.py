@@ -7,8 +7,17 @@ import torch
 from duet.protocol.layers import DynamicLayer, LayerTable
 from duet.protocol.package import LayerValues, encode_body
 from duet.protocol.representation import Representation
-from kernels import Segment, SlabLayout, quantize_factors
-from tests.kernels.ragged_layouts import ACCELERATOR, BACKENDS, array, guarded, padding, slab_layout
+from kernels import Plans, Segment, SlabLayout, quantize_factors
+from tests.kernels.ragged_layouts import (
+    ACCELERATOR,
+    BACKENDS,
+    array,
+    compose_layout,
+    guarded,
+    padding,
+    slab_layout,
+    written,
+)
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 SHAPES = {
@@ -39,13 +48,13 @@ def test_every_array_is_stored_bit_for_bit_by_the_rule(shapes, B, dtype, backend
     layout = slab_layout([(*shape, dtype) for shape in shapes], start=5, spare_bytes=21)
     values = guarded(B, layout.required_values)
 
-    slabs, finite = quantize_factors(values, layout, backend=backend)
+    slabs, finite = written(layout, values, backend=backend)
 
     assert (slabs.shape, slabs.dtype, finite.tolist()) == ((B, layout.slab_bytes), torch.uint8, [True] * B)
     for segment in layout.segments:
         shape = (segment.rows, segment.columns)
         stored = array(slabs, segment.target, shape, TORCH_DTYPES[dtype])
-        rows = values[:, segment.source : segment.source_end].unflatten(1, shape)
+        rows = values[:, segment.source : segment.values_end].unflatten(1, shape)
         if dtype == "int8":
             scales = array(slabs, segment.scale_target, (segment.rows,), torch.float16)
             quanta, expected = quantized_by_the_rule(rows.flatten(0, 1).cpu().numpy())
@@ -74,7 +83,7 @@ def test_rows_at_the_edges_of_the_rule_follow_it(row, backend):
     layout = slab_layout([(1, 8, "int8")])
     values = torch.tensor([row], device=ACCELERATOR)
 
-    slabs, finite = quantize_factors(values, layout, backend=backend)
+    slabs, finite = written(layout, values, backend=backend)
 
     quanta, scales = quantized_by_the_rule(values.cpu().numpy())
     assert finite.item()
@@ -99,19 +108,19 @@ def test_a_slab_is_the_body_that_the_package_format_encodes(name, backend, poiso
     slots = {(slot.layer, slot.role): slot for slot in table.slots(representation)}
     segments = tuple(
         Segment(
-            sources[key],
             slot.rows,
             slot.columns,
             slot.offset,
             slot.dtype,
             slots[key[0], f"{key[1]}_scale"].offset if slot.dtype == "int8" else -1,
+            source=sources[key],
         )
         for key, slot in slots.items()
         if not key[1].endswith("_scale")
     )
     layout = SlabLayout(segments, table.body_bytes(representation))
 
-    slabs, _ = quantize_factors(torch.from_numpy(np.concatenate(values)[None]).to(ACCELERATOR), layout, backend=backend)
+    slabs, _ = written(layout, torch.from_numpy(np.concatenate(values)[None]).to(ACCELERATOR), backend=backend)
 
     assert slabs[0].cpu().numpy().tobytes() == encode_body(numbers, representation, table)
 
@@ -124,12 +133,12 @@ def test_a_device_that_is_not_finite_is_reported_and_the_others_are_untouched(dt
     torch.manual_seed(0)
     layout = slab_layout([(2, 33, dtype), (3, 1500, dtype)])
     values = guarded(4, layout.required_values + 1)
-    sound, _ = quantize_factors(values, layout, backend="reference")
+    sound, _ = written(layout, values, backend="reference")
     values[1, 40] = bad
     values[2, layout.required_values - 1] = bad
     values[3, layout.required_values] = bad
 
-    slabs, finite = quantize_factors(values, layout, backend=backend)
+    slabs, finite = written(layout, values, backend=backend)
 
     assert finite.tolist() == [True, False, False, True]
     assert torch.equal(slabs[[0, 3]], sound[[0, 3]])
@@ -147,8 +156,8 @@ def test_a_number_that_overflows_only_once_stored_is_reported(dtype, largest, ba
     fits = torch.full((1, 6), -largest, device=ACCELERATOR)
     overflows = fits * 1.001
 
-    assert quantize_factors(fits, layout, backend=backend)[1].item()
-    assert quantize_factors(overflows, layout, backend=backend)[1].item() == (dtype == "float32")
+    assert written(layout, fits, backend=backend)[1].item()
+    assert written(layout, overflows, backend=backend)[1].item() == (dtype == "float32")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -157,8 +166,8 @@ def test_fewer_rows_are_a_lower_rank_of_the_same_factors(backend):
     whole, truncated = slab_layout([(8, 33, "int8")]), slab_layout([(3, 33, "int8")])
     values = guarded(2, whole.required_values)
 
-    of_whole, _ = quantize_factors(values, whole, backend=backend)
-    of_truncated, _ = quantize_factors(values, truncated, backend=backend)
+    of_whole, _ = written(whole, values, backend=backend)
+    of_truncated, _ = written(truncated, values, backend=backend)
 
     first, second = whole.segments[0], truncated.segments[0]
     for target, other, shape, dtype in [
@@ -178,7 +187,7 @@ def test_fewer_rows_are_a_lower_rank_of_the_same_factors(backend):
 def test_what_nothing_is_generated_for_is_zero(B, layout, backend, poisoned_memory):
     values = torch.ones(B, 3, device=ACCELERATOR)
 
-    slabs, finite = quantize_factors(values, layout, backend=backend)
+    slabs, finite = written(layout, values, backend=backend)
 
     assert (slabs.shape, finite.shape, finite.all().item()) == ((B, layout.slab_bytes), (B,), True)
     assert not padding(slabs, layout.spans).any()
@@ -190,15 +199,18 @@ def test_values_may_be_some_of_the_columns_of_a_larger_tensor(backend):
     layout = slab_layout([(2, 5, "float32")])
     larger = guarded(3, 40)
 
-    slabs, _ = quantize_factors(larger[:, 7:20], layout, backend=backend)
+    slabs, _ = written(layout, larger[:, 7:20], backend=backend)
 
     assert torch.equal(array(slabs, 0, (10,), torch.float32), larger[:, 7:17])
 
 
 def test_slabs_start_at_multiples_of_16_bytes():
-    slabs, _ = quantize_factors(torch.ones(2, 3), slab_layout([(1, 3, "float16")]), backend="reference")
+    plans = Plans([slab_layout([(1, 3, "float16")]), slab_layout([(1, 17, "int8")])])
 
-    assert (slabs.shape, slabs.stride()) == ((2, 6), (16, 1))
+    slabs = quantize_factors(torch.ones(3, 17), plans, [0, 1, 0])
+
+    assert slabs.starts == [0, 16, 64, 80]
+    assert [len(body) for body in slabs.bodies()] == [6, 33, 6]
 
 
 @pytest.mark.parametrize(
@@ -208,4 +220,9 @@ def test_slabs_start_at_multiples_of_16_bytes():
 )
 def test_values_that_the_layout_cannot_read_are_refused(values):
     with pytest.raises(ValueError, match="values"):
-        quantize_factors(values, slab_layout([(2, 3, "int8")]))
+        written(slab_layout([(2, 3, "int8")]), values)
+
+
+def test_plans_that_add_something_are_refused():
+    with pytest.raises(ValueError, match="use compose_weights"):
+        quantize_factors(torch.zeros(1, 100), Plans([compose_layout([(3, 5, 2, "int8")])]), [0])
