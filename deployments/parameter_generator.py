@@ -21,7 +21,14 @@ from deployments.prepared_versions import PreparedVersions, check_golden
 from duet.protocol.manifest import Manifest
 from duet.protocol.representation import Form, Representation
 from duet.registry import PublishedVersion
-from kernels import Plans, compose_weights, quantize_factors, synthesize_factors
+from kernels import (
+    CapturedGeneration,
+    Plans,
+    compose_weights,
+    quantize_factors,
+    resolve_backend,
+    synthesize_factors,
+)
 
 _HEADS = {Form.FACTORS: "factors", Form.COMPOSED: "factors", Form.FULL: "full"}
 
@@ -47,6 +54,8 @@ class _Generation:
     bias: Tensor
     plans: Plans
     numbers: dict[Representation, int]
+    captured: CapturedGeneration | None
+    """The same on an accelerator, replayed."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +89,12 @@ class _PreparedGenerator:
         base = base_places(table)
         layouts = [slab_layout(table, each, places.get(_HEADS.get(each.form, ""), _NOWHERE), base) for each in served]
         weights = [self.heads[head] for head in kind.heads]
-        return _Generation(
-            # a batch of one head multiplies by that head's own memory
-            weight=weights[0][0] if len(weights) == 1 else torch.cat([weight for weight, _ in weights]),
-            bias=weights[0][1] if len(weights) == 1 else torch.cat([bias for _, bias in weights]),
-            plans=Plans(layouts),
-            numbers={representation: number for number, representation in enumerate(served)},
-        )
+        # a batch of one head multiplies by that head's own memory
+        weight, bias = weights[0] if len(weights) == 1 else (torch.cat(parts) for parts in zip(*weights, strict=True))
+        plans, numbers = Plans(layouts), {representation: number for number, representation in enumerate(served)}
+        is_captured = resolve_backend("auto", weight) == "triton" and weight.device.type == "cuda"
+        captured = CapturedGeneration(weight, bias, self.base, plans) if is_captured else None
+        return _Generation(weight, bias, plans, numbers, captured)
 
 
 _NOWHERE: Places = {}
@@ -146,6 +154,8 @@ class ParameterGenerator:
             return [b""] * len(representations)
         generation = prepared.generation(kind)
         chosen = [generation.numbers[representation] for representation in representations]
+        if generation.captured:
+            return generation.captured.generate(embeddings, chosen)
         on_accelerator = torch.from_numpy(embeddings).to(self._accelerator)
         values = synthesize_factors(on_accelerator, generation.weight, generation.bias)
         if kind.composes:

@@ -13,12 +13,14 @@ Shapes: B batch of devices, M output features, K input features, R rank, P flat 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.dispatcher import Backend, jit, on_device_of, resolve_backend, tile_table_on, tl
+from kernels.dispatcher import Backend, jit, on_device_of, resolve_backend, tl
 from kernels.rounding import (
     clear_overflow,
     larger_magnitudes,
@@ -28,8 +30,8 @@ from kernels.rounding import (
     store_tile,
     zero_gaps,
 )
-from kernels.slab_layout import Plans, Segment, SlabLayout
-from kernels.slabs import Slabs, check_values
+from kernels.slab_layout import Plans, Segment, SlabLayout, TileTable
+from kernels.slabs import Slabs, check_values, device_rows
 from kernels.tuning import tuned
 
 FEW_ELEMENTS = 16_384
@@ -45,12 +47,12 @@ def compose_weights_reference(values: Tensor, base: Tensor, plans: Plans, chosen
         is_few = values.device.type == "cpu" and len(rows) * layout.elements <= FEW_ELEMENTS
         write = _write_few_bodies if is_few else _write_bodies
         if len(rows) == len(chosen):
-            write(values, base, layout, slabs.data.view(len(rows), layout.pitch), slabs.finite)
+            write(values, base, layout, slabs.data.view(len(rows), layout.pitch), slabs.flags[:, 0])
             continue
         bodies = slabs.data.new_empty(len(rows), layout.pitch)
-        finite = slabs.finite.new_ones(len(rows))
+        finite = slabs.flags.new_ones(len(rows))
         write(values[rows], base, layout, bodies, finite)
-        slabs.finite[rows] = finite
+        slabs.flags[rows, 0] = finite
         for body, row in zip(bodies, rows, strict=True):
             slabs.data[slabs.starts[row] : slabs.starts[row + 1]] = body
     return slabs
@@ -62,7 +64,7 @@ def _write_bodies(values: Tensor, base: Tensor, layout: SlabLayout, bodies: Tens
     for segment in layout.filled:
         # an input that is not finite leaves a sum that is not finite, so the sums tell of both
         stored, scales, are_finite = round_rows(_sum(values, base, segment), segment.dtype)
-        finite &= are_finite
+        finite &= are_finite.view(torch.uint8)
         for target, array in ((segment.target, stored), (segment.scale_target, scales)):
             if array is not None:
                 flat = array.flatten(1)
@@ -82,7 +84,7 @@ def _write_few_bodies(values: Tensor, base: Tensor, layout: SlabLayout, bodies: 
             for segment in segments
         ]
         stored, scales, are_finite = round_few_rows(sums[0] if len(sums) == 1 else np.concatenate(sums, 1), dtype)
-        flags &= are_finite
+        flags &= are_finite.view(np.uint8)
         first = 0
         for segment in segments:
             for target, array in ((segment.target, stored), (segment.scale_target, scales)):
@@ -177,7 +179,7 @@ def _write_slabs_kernel(
     slabs_f32_ptr,
     slabs_f16_ptr,
     slabs_i8_ptr,
-    finite_ptr,
+    flags_ptr,
     tiles_ptr,
     devices_ptr,
     values_stride,
@@ -190,6 +192,7 @@ def _write_slabs_kernel(
     IS_ALIGNED: tl.constexpr,
 ) -> None:
     b = tl.program_id(0).to(tl.int64)
+    flag_ptr = flags_ptr + b * tl.num_programs(1) + tl.program_id(1)
     # places in slabs are read in units of 16 bytes, so that the compiler knows how they are aligned
     start = tl.load(devices_ptr + 3 * b)
     f32_ptr = slabs_f32_ptr + start * 4
@@ -199,6 +202,7 @@ def _write_slabs_kernel(
     tile_count = tl.load(devices_ptr + 3 * b + 2)
     # a plan with fewer tiles than the largest of the batch
     if tl.program_id(1) >= tile_count:
+        tl.store(flag_ptr, 1)
         return
     tiles_ptr += (first_tile + tl.program_id(1)) * (11 + 2 * gap_count)
     source = tl.load(tiles_ptr)
@@ -242,35 +246,75 @@ def _write_slabs_kernel(
         total, inside, flat = _sum_tile(values_ptr, base_ptr, *arrays, rows, in_rows, columns, HAS_BASE, RANK)
         overflows, largest = clear_overflow(row_magnitudes(total), dtype)
         store_tile(total, inside, flat, largest, rows, in_rows, *places, not HAS_BASE)
-    tl.store(finite_ptr + b, 0, mask=overflows)
+    tl.store(flag_ptr, tl.where(overflows, 0, 1))
     zero_gaps(tiles_ptr + 11, gap_count, i8_ptr)
 
 
+@dataclass(frozen=True)
+class LaunchTable:
+    """The tiles of all plans, on an accelerator, and how they are launched."""
+
+    tiles: TileTable
+    rows: Tensor
+    num_warps: int
+    has_base: bool
+
+
+@lru_cache(maxsize=256)
+def launch_table(plans: Plans, device: torch.device) -> LaunchTable:
+    """Cut the plans as tuned for a device, and copy the tiles there, once."""
+    setting = tuned("quantize_factors" if plans.is_direct else "compose_weights", device)
+    tiles = plans.tiles(setting.limits)
+    rows = torch.tensor(tiles.rows, dtype=torch.int32, device=device)
+    return LaunchTable(tiles, rows, setting.num_warps(tiles), plans.required_base > 0)
+
+
+def launch_slabs(
+    values: Tensor, base: Tensor, table: LaunchTable, devices: Tensor, data: Tensor, flags: Tensor
+) -> None:
+    """Write all slabs in one launch.
+
+    Args:
+        values: Flat generated values, ``[B, P]`` float32.
+        base: Shared parameters, flat; not read where every plan is direct.
+        table: The tiles of the plans.
+        devices: What :func:`kernels.slabs.device_rows` tells of every device, int64 ``[B, 3]``.
+        data: Where the slabs go, uint8.
+        flags: Set where a tile is finite, uint8 ``[B, tiles]``, one column for each tile of the largest plan.
+    """
+    tiles = table.tiles
+    if not flags.numel():
+        return
+    with on_device_of(values):
+        _write_slabs_kernel[flags.shape](
+            values,
+            base,
+            data.view(torch.float32),
+            data.view(torch.float16),
+            data.view(torch.int8),
+            flags,
+            table.rows,
+            devices,
+            values.stride(0),
+            tiles.gap_count,
+            HAS_BASE=table.has_base,
+            RANK=tiles.block_rank,
+            BLOCK_ROWS=tiles.block_rows,
+            BLOCK_COLUMNS=tiles.block_columns,
+            IS_WIDE=tiles.is_wide,
+            IS_ALIGNED=tiles.is_aligned,
+            num_warps=table.num_warps,
+            enable_fp_fusion=True,
+        )
+
+
 def write_slabs(values: Tensor, base: Tensor, plans: Plans, chosen: Sequence[int]) -> Slabs:
-    """Write all slabs in one launch; ``base`` is not read where every plan of the table is direct."""
-    setting = tuned("quantize_factors" if plans.is_direct else "compose_weights", values.device)
-    table = plans.tiles(setting.limits)
-    slabs = Slabs.allocate(plans, chosen, values.device)
-    if values.shape[0] and table.most_tiles:
-        with on_device_of(values):
-            _write_slabs_kernel[values.shape[0], max(table.spans[plan][1] for plan in chosen)](
-                values,
-                base,
-                *slabs.views(),
-                slabs.finite.view(torch.uint8),
-                tile_table_on(table, values.device),
-                slabs.devices(table),
-                values.stride(0),
-                table.gap_count,
-                HAS_BASE=plans.required_base > 0,
-                RANK=table.block_rank,
-                BLOCK_ROWS=table.block_rows,
-                BLOCK_COLUMNS=table.block_columns,
-                IS_WIDE=table.is_wide,
-                IS_ALIGNED=table.is_aligned,
-                num_warps=setting.num_warps(table),
-                enable_fp_fusion=True,
-            )
+    """Write all slabs in one launch; ``base`` is not read where every plan is direct."""
+    table = launch_table(plans, values.device)
+    slabs = Slabs.allocate(plans, chosen, values.device, flags=table.tiles.tiles_of(chosen))
+    devices = torch.tensor(device_rows(slabs.starts, chosen, table.tiles), dtype=torch.int64)
+    on_device = devices.view(-1, 3).to(values.device, non_blocking=True)
+    launch_slabs(values, base, table, on_device, slabs.data, slabs.flags)
     return slabs
 
 

@@ -22,8 +22,6 @@ try:
 except ImportError:
     triton = tl = None
 
-from kernels.slab_layout import TileTable
-
 __all__ = [
     "Backend",
     "ResolvedBackend",
@@ -31,7 +29,6 @@ __all__ = [
     "jit",
     "on_device_of",
     "resolve_backend",
-    "tile_table_on",
     "tl",
 ]
 
@@ -75,12 +72,6 @@ def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
 def interpreting() -> bool:
     """Tell whether Triton kernels run in Triton's interpreter, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in {"1", "on", "true", "yes", "y"}
-
-
-@lru_cache(maxsize=1024)
-def tile_table_on(table: TileTable, device: torch.device) -> torch.Tensor:
-    """Return the tile table on ``device``, int32; copied there once."""
-    return torch.tensor(table.rows, dtype=torch.int32, device=device)
 
 
 @lru_cache

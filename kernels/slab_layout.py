@@ -208,10 +208,9 @@ class TileTable:
     is_wide: bool
     is_aligned: bool
 
-    @property
-    def most_tiles(self) -> int:
-        """Tiles of the largest plan."""
-        return max((count for _, count in self.spans), default=0)
+    def tiles_of(self, chosen: Iterable[int]) -> int:
+        """Return how many tiles the largest of some plans has."""
+        return max((self.spans[plan][1] for plan in chosen), default=0)
 
 
 class Plans:

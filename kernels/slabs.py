@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.slab_layout import SLAB_ALIGNMENT, Plans, TileTable
@@ -21,43 +23,48 @@ class Slabs:
     Attributes:
         data: All slabs one after the other, uint8 ``[bytes]``; padding is zero.
         starts: First byte of every slab, then the length of ``data``; multiples of 16.
-        finite: Whether all that went into a slab and all that came out is finite, bool ``[B]``. A slab that is not must
-            not be sent.
+        flags: Whether all that went into some part of a slab and all that came out is finite, uint8 ``[B, parts]``.
         plans: The layouts.
         chosen: Number of the layout of every device.
     """
 
     data: Tensor
     starts: Sequence[int]
-    finite: Tensor
+    flags: Tensor
     plans: Plans
     chosen: Sequence[int]
 
     @classmethod
-    def allocate(cls, plans: Plans, chosen: Sequence[int], device: torch.device) -> Slabs:
-        """Make room for the slabs of a batch; nobody is found wanting yet."""
+    def allocate(cls, plans: Plans, chosen: Sequence[int], device: torch.device, *, flags: int = 1) -> Slabs:
+        """Make room for the slabs of a batch with so many flags a device; nobody is found wanting yet."""
         starts = plans.starts(chosen)
         data = torch.empty(starts[-1], dtype=torch.uint8, device=device)
-        return cls(data, starts, torch.ones(len(chosen), dtype=torch.bool, device=device), plans, chosen)
+        return cls(data, starts, torch.ones(len(chosen), flags, dtype=torch.uint8, device=device), plans, chosen)
 
-    def views(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the buffer as float32, float16 and int8, the three ways a kernel writes it."""
-        return self.data.view(torch.float32), self.data.view(torch.float16), self.data.view(torch.int8)
-
-    def devices(self, table: TileTable) -> Tensor:
-        """Return what a launch reads of a device, int64 ``[B, 3]``: start in units of 16 bytes, first tile, tiles."""
-        starts = (start // SLAB_ALIGNMENT for start in self.starts)
-        rows = [(start, *table.spans[plan]) for start, plan in zip(starts, self.chosen, strict=False)]
-        return torch.tensor(rows, dtype=torch.int64).to(self.data.device, non_blocking=True)
+    @property
+    def finite(self) -> Tensor:
+        """Whose slab is finite, bool ``[B]``; another must not be sent."""
+        return self.flags.bool().all(1)
 
     def bodies(self) -> list[bytes | None]:
         """Copy the slabs to the host, in one transfer, and cut them; None where a slab is not finite."""
-        data, finite = self.data.cpu().numpy(), self.finite.tolist()
-        lengths = (self.plans.layouts[plan].slab_bytes for plan in self.chosen)
-        return [
-            data[start : start + length].tobytes() if is_finite else None
-            for start, length, is_finite in zip(self.starts, lengths, finite, strict=False)
-        ]
+        return cut_slabs(self.data.cpu().numpy(), self.flags.cpu().numpy(), self.starts, self.chosen, self.plans)
+
+
+def cut_slabs(
+    data: NDArray[np.uint8], flags: NDArray[np.uint8], starts: Sequence[int], chosen: Sequence[int], plans: Plans
+) -> list[bytes | None]:
+    """Cut slabs that lie one after the other into bodies; None where a flag ``[B, parts]`` is not set."""
+    lengths = (plans.layouts[plan].slab_bytes for plan in chosen)
+    return [
+        data[start : start + length].tobytes() if is_finite else None
+        for start, length, is_finite in zip(starts, lengths, map(all, flags.tolist()), strict=False)
+    ]
+
+
+def device_rows(starts: Sequence[int], chosen: Sequence[int], tiles: TileTable) -> list[tuple[int, int, int]]:
+    """Return what a launch reads of every device: its slab in units of 16 bytes, its first tile, its tiles."""
+    return [(start // SLAB_ALIGNMENT, *tiles.spans[plan]) for start, plan in zip(starts, chosen, strict=False)]
 
 
 def check_values(values: Tensor, plans: Plans, chosen: Sequence[int]) -> None:

@@ -21,7 +21,7 @@ _POINTERS = {
     "slabs_f32_ptr": "*fp32",
     "slabs_f16_ptr": "*fp16",
     "slabs_i8_ptr": "*i8",
-    "finite_ptr": "*u8",
+    "flags_ptr": "*u8",
     "tiles_ptr": "*i32",
     "devices_ptr": "*i64",
 }
