@@ -121,9 +121,9 @@ def publish(
         save_file(golden, pending.folder / "golden.safetensors")
         records = _measure(network, split, encoder_onnx, device_onnx, tensors, quality_users, observer)
         training = _training(config, split, checkpoint.read_progress(run))
-        (pending.folder / "card.md").write_text(
-            _card(pending.model, pending.version, training, records, quality_users), encoding="utf-8"
-        )
+        title = f"{pending.model}, version {pending.version}"
+        card = _card(title, type(network.meta.backbone).__name__, training, records, quality_users=quality_users)
+        (pending.folder / "card.md").write_text(card, encoding="utf-8")
         return pending.commit(
             task="ranking",
             signature=signature,
@@ -254,10 +254,11 @@ def _training(config: TrainingConfig, split: LeaveOneOut, progress: checkpoint.P
 
 
 def _card(
-    model: str,
-    version: str,
+    title: str,
+    backbone: str,
     training: Mapping[str, Json],
     records: tuple[RepresentationRecord, ...],
+    *,
     quality_users: int,
 ) -> str:
     rows = "\n".join(
@@ -265,9 +266,9 @@ def _card(
         f"{r.quality.interval[0]:.4f} to {r.quality.interval[1]:.4f} |"
         for r in records
     )
-    return f"""# {model}, version {version}
+    return f"""# {title}
 
-A SASRec ranker whose classifier is generated for each device from its latest items (DUET, arXiv 2209.05227).
+A {backbone} ranker whose classifier is generated for each device from its latest items (DUET, arXiv 2209.05227).
 
 **Data.** {training["dataset"]}: {training["users"]} users, {training["items"]} items, {training["interactions"]}
 interactions. Trained on all but the last two items of each user; seed {training["seed"]}; best of

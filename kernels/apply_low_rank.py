@@ -2,9 +2,10 @@
 
     y[n] = base @ x[n] + bias + shift[n] + sum_r left[n, r] * (right[n, r] . x[n])
 
-The weight ``base + left[n]^T @ right[n]`` of a row is never built: a row costs R (M + K) products, not M K.
+The weight ``base + left[n]^T @ right[n]`` of a row is never built: a row costs R (M + K) products, not M K. A row may
+hold several inputs, ``x[n, c]``, that share its factors.
 
-Shapes: N rows, M output features, K input features, R rank.
+Shapes: N rows, C inputs of a row, M output features, K input features, R rank.
 """
 
 from __future__ import annotations
@@ -34,6 +35,18 @@ def low_rank_backward_reference(
     grad_projections = _dot_rows(left, gradient)
     grad_x = _add_scaled_rows(gradient @ base, grad_projections, right)
     return grad_x, projections.unsqueeze(2) * gradient.unsqueeze(1), grad_projections.unsqueeze(2) * x.unsqueeze(1)
+
+
+def low_rank_group_reference(
+    x: Tensor, base: Tensor, bias: Tensor, left: Tensor, right: Tensor, shift: Tensor | None
+) -> Tensor:
+    """Return ``y [N, C, M]`` for inputs ``[N, C, K]``, those of a row with its factors; autograd differentiates it.
+
+    C inputs make a matrix product of what is a matrix-vector product above, so every backend leaves it to the BLAS.
+    """
+    offsets = bias.expand(x.shape[0], -1) if shift is None else bias + shift
+    y = torch.baddbmm(offsets.unsqueeze(1), torch.bmm(x, right.mT), left)
+    return torch.addmm(y.flatten(0, 1), x.flatten(0, 1), base.t()).view_as(y)
 
 
 def _shared_forward(x: Tensor, base: Tensor, bias: Tensor, shift: Tensor | None) -> Tensor:
@@ -255,13 +268,13 @@ def apply_low_rank(
     *,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Apply a dynamic layer whose every row has its own factors; differentiable once, in every operand.
+    """Apply a dynamic layer whose every row has its own factors; differentiable (``[N, K]``: once) in every operand.
 
     Factors may be views into one flat tensor. Take them with ``split``: its gradient is one concatenation, that of
     a slice a full-size tensor of zeros per slice.
 
     Args:
-        x: Inputs, ``[N, K]``.
+        x: Inputs, ``[N, K]``, or ``[N, C, K]`` where C inputs share the factors of a row.
         base: Shared weight, ``[M, K]``.
         bias: Shared bias, ``[M]``.
         left: Left factors, rank-major, ``[N, R, M]``; ``R`` may be 0.
@@ -270,21 +283,23 @@ def apply_low_rank(
         backend: ``"auto"`` runs Triton on CUDA tensors and the reference elsewhere.
 
     Returns:
-        Outputs, ``[N, M]``, with the dtype and device of ``x``.
+        Outputs, ``[N, M]`` or ``[N, C, M]``, with the dtype and device of ``x``.
 
     Raises:
         ValueError: If the shapes disagree.
     """
-    (N, K), M, R = x.shape, base.shape[0], left.shape[1]
+    N, K, M, R = x.shape[0], x.shape[-1], base.shape[0], left.shape[1]
     expected = [(M, K), (M,), (N, R, M), (N, R, K), (N, M)]
     operands = [base, bias, left, right] + ([] if shift is None else [shift])
-    if any(operand.shape != shape for operand, shape in zip(operands, expected, strict=False)):
+    matches = (operand.shape == shape for operand, shape in zip(operands, expected, strict=False))
+    if x.dim() not in (2, 3) or not all(matches):
         raise ValueError(
-            "Expected x [N, K], base [M, K], bias [M], left [N, R, M], right [N, R, K] and shift [N, M], "
+            "Expected x [N, K] or [N, C, K], base [M, K], bias [M], left [N, R, M], right [N, R, K] and shift [N, M], "
             f"got {', '.join(str(list(operand.shape)) for operand in (x, *operands))}."
         )
+    resolved = resolve_backend(backend, x)
+    if x.dim() == 3:
+        return low_rank_group_reference(x, base, bias, left, right, shift)
     x, left, right = (operand if operand.stride(-1) == 1 else operand.contiguous() for operand in (x, left, right))
-    y: Tensor = _ApplyLowRank.apply(  # type: ignore[no-untyped-call]
-        x, base, bias, left, right, shift, resolve_backend(backend, x)
-    )
+    y: Tensor = _ApplyLowRank.apply(x, base, bias, left, right, shift, resolved)  # type: ignore[no-untyped-call]
     return y

@@ -16,12 +16,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from duet.device.device_file import DeviceFile, read_device_file
+from duet.device.samples import plain_ids
 from duet.protocol.device_model import SCORES, Parameters, weight_inputs
 from duet.protocol.errors import CorruptPackage, InvalidSample, NoDeviceModel
 from duet.protocol.layers import LayerTable
 from duet.protocol.signature import Signature, Vocabulary
 
-_BATCH = 256  # samples that go through the session at once
+_SCORES = 2**17  # that come out of the session at once: a backbone may hold a thousand numbers for each on the way
 _SHARED: Mapping[str, NDArray[np.float32]] = MappingProxyType({})  # feeding nothing runs the defaults of the file
 
 
@@ -140,7 +141,7 @@ class DeviceModel:
         if candidates is not None:
             positions = self._positions(candidates)
         else:
-            seen = self.signature.seen(sample, self.vocabulary) if exclude_seen else ()
+            seen = self.signature.seen(plain_ids(sample), self.vocabulary) if exclude_seen else ()
             positions = np.delete(np.arange(len(scores)), np.array(seen, np.intp))
         best = positions[_top(scores[positions], k)]
         return Ranking(
@@ -169,12 +170,12 @@ class DeviceModel:
         Raises:
             InvalidSample: If a sample is not what the signature asks for.
         """
-        feed = self._feed
-        chunks = [self._run(samples[start : start + _BATCH], feed) for start in range(0, len(samples), _BATCH)]
+        feed, size = self._feed, max(1, _SCORES // len(self.vocabulary))
+        chunks = [self._run(samples[start : start + size], feed) for start in range(0, len(samples), size)]
         return np.concatenate(chunks) if chunks else np.empty((0, len(self.vocabulary)), np.float32)
 
     def _run(self, samples: Sequence[object], feed: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        arrays = self.signature.arrays(samples, self.vocabulary)
+        arrays = self.signature.arrays([plain_ids(sample) for sample in samples], self.vocabulary)
         return np.asarray(self._session.run([SCORES], {**arrays, **feed})[0], np.float32)
 
     def _checked_feed(self, parameters: Parameters) -> Mapping[str, NDArray[np.float32]]:
@@ -196,6 +197,7 @@ class DeviceModel:
     def _positions(self, candidates: Sequence[object]) -> NDArray[np.intp]:
         positions = []
         for raw in candidates:
+            raw = int(raw) if isinstance(raw, np.integer) else raw
             is_id = isinstance(raw, str | int) and not isinstance(raw, bool)
             position = self.vocabulary.index(raw) if is_id else None  # type: ignore[arg-type]
             if position is None:

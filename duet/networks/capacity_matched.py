@@ -1,22 +1,25 @@
 """Capacity-matched static baseline: the generator's encoder and as many parameters, but nothing is generated.
 
-    state' = state + perceptron(z)
+    classifier'(x) = classifier(x + perceptron(z))
 
-The hidden width of the perceptron is chosen so that it holds as many parameters as the generator's folded decoders. It
-answers whether a gain of DUET comes from generating parameters or merely from having more of them.
+What the perceptron shifts is the input of the classifier: the state, where the classifier sees only that, target and
+attended history together, where it sees both. Its hidden width is chosen so that it holds as many parameters as the
+generator's folded decoders. It answers whether a gain of DUET comes from generating parameters or merely from having
+more of them.
 """
 
 from torch import Tensor, nn
 
 from duet.networks.backbones import BackboneConfig
 from duet.networks.duet_network import SHARED, GeneratorSizes, Served
+from duet.networks.dynamic_layer import InputShift, LayerResidual
 from duet.networks.personalized_parameters_generator import head_segments
 from duet.networks.sample_encoder import SampleEncoder
 from duet.networks.universal_meta_network import UniversalMetaNetwork
 
 
 class CapacityMatchedNetwork(nn.Module):
-    """Universal Meta Network whose state is shifted by a perceptron of the sample's embedding."""
+    """Universal Meta Network whose classifier's input is shifted by a perceptron of the sample's embedding."""
 
     served = (SHARED,)
 
@@ -29,15 +32,20 @@ class CapacityMatchedNetwork(nn.Module):
             for head in generator.heads
         )
         decoded = values * (generator.embedding_dim + 1)
-        hidden = max(1, (decoded - backbone.width) // (generator.embedding_dim + backbone.width + 1))
+        inputs = self.meta.table.layers[0].inputs
+        hidden = max(1, (decoded - inputs) // (generator.embedding_dim + inputs + 1))
         self.perceptron = nn.Sequential(
-            nn.Linear(generator.embedding_dim, hidden), nn.GELU(), nn.Linear(hidden, backbone.width)
+            nn.Linear(generator.embedding_dim, hidden), nn.GELU(), nn.Linear(hidden, inputs)
         )
 
     def condition(
         self, items: Tensor, positions: Tensor, served: Served = SHARED, *, lag: int = 0
-    ) -> tuple[Tensor, None]:
-        """Return shifted states ``[n, S]`` for the shared classifier; the arguments are ``DuetNetwork.condition``'s."""
+    ) -> tuple[Tensor, list[LayerResidual | None]]:
+        """Return states ``[n, S]`` and the shift of the classifier's input; the rest of the classifier is shared.
+
+        The arguments are those of ``DuetNetwork.condition``.
+        """
         states = self.meta.backbone.encode(items).flatten(0, 1)[positions]
         embeddings = self.encoder(self.meta.backbone.embed(items)).flatten(0, 1)[positions]
-        return states + self.perceptron(embeddings), None
+        others = [None] * (len(self.meta.table.layers) - 1)
+        return states, [InputShift(self.perceptron(embeddings)), *others]

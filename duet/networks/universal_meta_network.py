@@ -1,11 +1,9 @@
 """Universal Meta Network: backbone and shared classifier, trained on everybody's history; a device's first model."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
-from duet.networks.backbones import BackboneConfig, build_backbone
-from duet.networks.dynamic_layer import DynamicClassifier, LayerResidual
+from duet.networks.backbones import BackboneConfig, DotProductBackbone, build_backbone
+from duet.networks.dynamic_layer import DynamicClassifier, Residuals
 from duet.protocol.layers import LayerTable
 
 
@@ -22,12 +20,19 @@ class UniversalMetaNetwork(nn.Module):
         """Names and shapes of the dynamic layers."""
         return self.classifier.table
 
-    def scores(
-        self, states: Tensor, residuals: Sequence[LayerResidual] | None = None, candidates: Tensor | None = None
-    ) -> Tensor:
-        """Return logits for states ``[n, S]``: ``[n, C]`` for candidates ``[n, C]``, else ``[n, N]``."""
+    def scores(self, states: Tensor, residuals: Residuals = None, candidates: Tensor | None = None) -> Tensor:
+        """Return logits for states ``[n, S]``: ``[n, C]`` for candidates ``[n, C]`` or ``[C]``, else ``[n, N]``."""
         return self.backbone.scores(states, lambda x: self.classifier(x, residuals), candidates)
 
-    def catalogue_loss(self, states: Tensor, residuals: Sequence[LayerResidual] | None, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy of catalogue indices ``[n]`` (1..N) among the whole catalogue."""
+    def catalogue_loss(self, states: Tensor, residuals: Residuals, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy of catalogue indices ``[n]`` (1..N) among the whole catalogue.
+
+        Raises:
+            ValueError: If the classifier of this backbone sees each candidate, so that this loss is not to be had.
+        """
+        if not isinstance(self.backbone, DotProductBackbone):
+            raise ValueError(
+                f"Expected a backbone that scores by dot product, got {self.backbone.config.name!r}: "
+                "sample the negatives."
+            )
         return self.backbone.catalogue_loss(states, lambda x: self.classifier(x, residuals), targets)

@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Literal
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from duet.networks.backbones import BackboneConfig
+from duet.networks.backbones import BackboneConfig, DotProductBackbone, build_backbone
 from duet.networks.duet_network import GeneratorSizes
 from duet.networks.personalized_parameters_generator import Head
 from duet.protocol.errors import InvalidData
 
 Variant = Literal["static", "capacity-matched", "duet"]
-Loss = Literal["softmax", "binary"]
+Loss = Literal["softmax", "sampled-softmax", "binary"]
 
 
 class _Config(BaseModel):
@@ -44,9 +45,9 @@ class BackboneOptions(_Config):
     width: PositiveInt = 32
     """Width of item vectors and of the classifier."""
     blocks: PositiveInt = 2
-    """Attention blocks."""
+    """Attention blocks, or recurrent layers; `din` has neither."""
     heads: PositiveInt = 2
-    """Attention heads."""
+    """Attention heads of `sasrec`."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout while training."""
 
@@ -70,9 +71,12 @@ class OptimisationOptions(_Config):
     """Objective, optimiser, stopping."""
 
     loss: Loss = "softmax"
-    """`softmax`: cross-entropy over the whole catalogue. `binary`: the paper's, with a few sampled negatives."""
+    """`softmax`: cross-entropy over the whole catalogue; not for `din`. `sampled-softmax`: over the positive and
+    sampled negatives, with the logQ correction. `binary`: the paper's, with a few sampled negatives."""
     negatives: PositiveInt = 4
     """Sampled negatives per positive of the binary loss."""
+    sampled_negatives: PositiveInt = 64
+    """Sampled negatives per positive of the sampled softmax, shared by neighbouring positions."""
     batch_size: PositiveInt = 256
     """Most windows a step."""
     least_steps: PositiveInt = 50
@@ -106,10 +110,18 @@ class TrainingConfig(_Config):
     """Seeds the split, the initialisation, the windows and the dropout."""
 
     @model_validator(mode="after")
-    def _check_heads(self) -> "TrainingConfig":
-        if self.backbone.width % self.backbone.heads:
+    def _check(self) -> "TrainingConfig":
+        try:
+            # without memory for any weight: whether it can be built is all that is asked
+            with torch.device("meta"):
+                backbone = build_backbone(self.backbone_sizes(item_count=1))
+        except ValueError as error:
+            raise ValueError(f"backbone: {error}") from error
+        if self.optimisation.loss == "softmax" and not isinstance(backbone, DotProductBackbone):
+            # each candidate of the whole catalogue would go through the classifier, at each position
             raise ValueError(
-                f"backbone.width must be divisible by backbone.heads, got {self.backbone.width}, {self.backbone.heads}"
+                f"optimisation.loss must be sampled-softmax or binary where backbone.name is {self.backbone.name} "
+                "(set it first), got softmax"
             )
         if not self.generator.heads or len(set(self.generator.heads)) != len(self.generator.heads):
             raise ValueError(f"generator.heads must name each head once, got {list(self.generator.heads)}")
@@ -122,6 +134,10 @@ class TrainingConfig(_Config):
     def generator_sizes(self) -> GeneratorSizes:
         """Return the generator's sizes."""
         return GeneratorSizes(**self.generator.model_dump())
+
+    def with_max_epochs(self, epochs: int) -> "TrainingConfig":
+        """Return the configuration with another bound on its epochs, which changes none of those before it."""
+        return self.model_copy(update={"optimisation": self.optimisation.model_copy(update={"max_epochs": epochs})})
 
     def to_yaml(self) -> str:
         """Return the configuration as YAML that :func:`read_config` reads back to an equal one."""
@@ -155,6 +171,21 @@ def override(config: TrainingConfig, key: str, value: str) -> TrainingConfig:
         )
     level[last] = _parsed(value, f"the setting {key}")
     return _validated(document, f"the setting {key}")
+
+
+def difference(there: TrainingConfig, asked: TrainingConfig) -> str | None:
+    """Name the first setting that makes two runs different; None if there is none.
+
+    Where a log lies is no such setting (runs note its content), nor is a generator that a static model has not.
+    """
+    unused = {"generator"} if there.model == asked.model == "static" else set()
+    for name, value in there.model_dump(exclude=unused).items():
+        other = asked.model_dump()[name]
+        for inner in value if isinstance(value, dict) else [""]:
+            ours, theirs = (value[inner], other[inner]) if inner else (value, other)
+            if ours != theirs and (name, inner) != ("data", "source"):
+                return f"{name}{'.' * bool(inner)}{inner}: {ours} there, {theirs} asked"
+    return None
 
 
 def read_config(path: Path) -> TrainingConfig:

@@ -1,13 +1,12 @@
 """From a configuration to a network: the three variants behind the interface that loop and evaluation use."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from duet.networks.capacity_matched import CapacityMatchedNetwork
 from duet.networks.duet_network import SHARED, DuetNetwork, Served, StaticNetwork
-from duet.networks.dynamic_layer import LayerResidual
+from duet.networks.dynamic_layer import Residuals
 from duet.networks.universal_meta_network import UniversalMetaNetwork
 from duet.training.config import TrainingConfig
 
@@ -23,7 +22,7 @@ class Ranker(Protocol):
 
     def condition(
         self, items: Tensor, positions: Tensor, served: Served = SHARED, *, lag: int = 0
-    ) -> tuple[Tensor, Sequence[LayerResidual] | None]:
+    ) -> tuple[Tensor, Residuals]:
         """Return states ``[n, S]`` and residuals at flat positions ``[n]`` of samples ``[B, T]``."""
 
 

@@ -5,14 +5,15 @@ Shapes: B samples in a batch, T sample length, S width of a state, n positions, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from duet.protocol.layers import DynamicLayer
 
 Classify = Callable[[Tensor], Tensor]
-"""The classifier, all dynamic layers in order, with the parameters of each row: ``[n, K] -> [n, M]``."""
+"""The classifier, all dynamic layers in order, with the parameters of each row: ``[n, K] -> [n, M]``, or
+``[n, C, K] -> [n, C, M]`` for candidates that share the parameters of their row."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class BackboneConfig:
         name: Key of ``BACKBONES``.
         item_count: Catalogue size N, padding not counted.
         length: Longest sample T.
-        width: Width of item vectors and states.
-        blocks: Number of attention blocks, where the backbone has blocks.
+        width: Width of item vectors.
+        blocks: Attention blocks or recurrent layers, where it has them.
         heads: Attention heads, where it has heads.
         dropout: Dropout probability in training.
     """
@@ -41,6 +42,8 @@ class BackboneConfig:
 class Backbone(Protocol):
     """The static layers of a device model."""
 
+    config: BackboneConfig
+
     @property
     def dynamic_layers(self) -> tuple[DynamicLayer, ...]:
         """Shapes of the dynamic layers that this backbone's classifier is made of."""
@@ -49,7 +52,7 @@ class Backbone(Protocol):
         """Return item vectors ``[..., width]`` of catalogue indices ``[...]``; index 0 (padding) is zero."""
 
     def encode(self, items: Tensor) -> Tensor:
-        """Return states ``[B, T, S]`` of samples ``[B, T]``; position t depends on items up to t only."""
+        """Return states ``[B, T, S]`` of samples ``[B, T]``: all that scoring needs to know of the items up to t."""
 
     def scores(self, states: Tensor, classify: Classify, candidates: Tensor | None = None) -> Tensor:
         """Return logits of candidates for states ``[n, S]``.
@@ -57,11 +60,20 @@ class Backbone(Protocol):
         Args:
             states: States of n positions, ``[n, S]``.
             classify: The classifier, with each row's own parameters.
-            candidates: Catalogue indices ``[n, C]``; None scores the whole catalogue.
+            candidates: Catalogue indices, ``[n, C]`` of each row its own or ``[C]`` of all the same; None scores the
+                whole catalogue.
 
         Returns:
-            Logits, ``[n, C]`` or ``[n, N]`` in catalogue order without padding.
+            Logits, ``[n, C]``, or ``[n, N]`` in catalogue order without padding.
         """
+
+
+@runtime_checkable
+class DotProductBackbone(Protocol):
+    """A backbone whose score is a dot product of the classifier's output and an item vector.
+
+    Its classifier sees no candidate, so that a softmax over the whole catalogue is affordable.
+    """
 
     def catalogue_loss(self, states: Tensor, classify: Classify, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy of ``targets [n]`` (catalogue indices from 1) among all N items."""

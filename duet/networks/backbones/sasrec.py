@@ -1,8 +1,4 @@
-"""SASRec (Kang and McAuley, ICDM 2018): causal self-attention over the sample.
-
-The classifier is the paper's: two dynamic layers ``width -> width`` with tanh between, then a dot product with the
-item vector.
-"""
+"""SASRec (Kang and McAuley, ICDM 2018): causal self-attention over the sample, scored by dot product."""
 
 import math
 
@@ -10,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from duet.networks.backbones.interface import BackboneConfig, Classify
+from duet.networks.backbones.item_vectors import dot_product_layers, dot_product_scores, initialise_vectors
 from duet.networks.catalogue_cross_entropy import catalogue_cross_entropy
 from duet.protocol.layers import DynamicLayer
 
@@ -56,10 +53,8 @@ class SASRec(nn.Module):
         self.config = config
         self.items = nn.Embedding(config.item_count + 1, config.width, padding_idx=0)
         self.positions = nn.Embedding(config.length, config.width)
-        nn.init.normal_(self.items.weight, std=config.width**-0.5)
-        nn.init.normal_(self.positions.weight, std=config.width**-0.5)
-        with torch.no_grad():
-            self.items.weight[0].zero_()
+        initialise_vectors(self.items)
+        initialise_vectors(self.positions)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
@@ -68,9 +63,8 @@ class SASRec(nn.Module):
 
     @property
     def dynamic_layers(self) -> tuple[DynamicLayer, ...]:
-        """Two layers ``width -> width``, as in the paper's SASRec."""
-        width = self.config.width
-        return (DynamicLayer("classifier.0", width, width), DynamicLayer("classifier.1", width, width))
+        """Two layers ``width -> width``."""
+        return dot_product_layers(self.config.width)
 
     def embed(self, items: Tensor) -> Tensor:
         """Return item vectors ``[..., width]``; padding is zero."""
@@ -89,12 +83,8 @@ class SASRec(nn.Module):
         return states
 
     def scores(self, states: Tensor, classify: Classify, candidates: Tensor | None = None) -> Tensor:
-        """Return logits ``[n, C]``, or ``[n, N]`` without candidates: the classifier's output times item vectors."""
-        users = classify(states)  # [n, width]
-        if candidates is None:
-            # the padding row is cut off the scores, not off the table: the exported graph then holds the table once
-            return (users @ self.items.weight.T)[:, 1:]
-        return torch.einsum("nd,ncd->nc", users, self.items(candidates))
+        """Return logits ``[n, C]``, or ``[n, N]`` without candidates."""
+        return dot_product_scores(classify(states), self.items.weight, candidates)
 
     def catalogue_loss(self, states: Tensor, classify: Classify, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy of ``targets [n]`` among the whole catalogue; logits are never kept."""

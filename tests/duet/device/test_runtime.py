@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tests.duet.device.tiny_network as tiny
-from duet.device import DeviceModel
+from duet.device import DeviceModel, runtime
 from duet.device.runtime import _top
 from duet.protocol.errors import CorruptPackage, InvalidSample, NoDeviceModel
 from duet.protocol.package import ParameterPackage
@@ -206,7 +206,9 @@ def test_a_ranking_of_nothing_is_a_mistake_of_the_caller(model):
         model.predict(SAMPLE, k=0)
 
 
-def test_a_batch_scores_like_its_samples_one_by_one(model):
+@pytest.mark.parametrize("scores", [1, 24 * 7, 24 * 300, 24 * 301])
+def test_a_batch_scores_like_its_samples_one_by_one_however_many_go_at_once(model, monkeypatch, scores):
+    monkeypatch.setattr(runtime, "_SCORES", scores)
     random = np.random.default_rng(3)
     samples = [random.integers(101, 125, size=random.integers(1, 9)).tolist() for _ in range(300)]
     model.swap(parameters_from(1))

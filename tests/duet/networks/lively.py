@@ -1,8 +1,10 @@
 """Small networks whose every parameter matters: fresh ones generate almost nothing, which would hide mistakes."""
 
+from dataclasses import replace
+
 import torch
 
-from duet.networks.backbones import BackboneConfig
+from duet.networks.backbones import BACKBONES, BackboneConfig
 from duet.networks.capacity_matched import CapacityMatchedNetwork
 from duet.networks.duet_network import SHARED, DuetNetwork, GeneratorSizes, Served, StaticNetwork
 
@@ -11,16 +13,22 @@ BACKBONE = BackboneConfig("sasrec", item_count=ITEMS, length=LENGTH, width=8, bl
 SIZES = GeneratorSizes(embedding_dim=5, rank=RANK, heads=("factors", "full"), decoders=3, dropout=0.2)
 SERVED = (SHARED, *(Served("factors", rank) for rank in range(1, RANK + 1)), Served("full"))
 NETWORKS = {
-    "duet": lambda: DuetNetwork(BACKBONE, SIZES),
-    "static": lambda: StaticNetwork(BACKBONE),
-    "capacity-matched": lambda: CapacityMatchedNetwork(BACKBONE, SIZES),
+    "duet": lambda backbone=BACKBONE: DuetNetwork(backbone, SIZES),
+    "static": lambda backbone=BACKBONE: StaticNetwork(backbone),
+    "capacity-matched": lambda backbone=BACKBONE: CapacityMatchedNetwork(backbone, SIZES),
 }
+BACKBONE_NAMES = sorted(BACKBONES)
 
 
-def make(name: str = "duet", *, seed: int = 0):
-    """Build a network in evaluation mode and move all its parameters away from their initial values."""
+def fresh(name: str = "duet", *, backbone: str = "sasrec", seed: int = 0):
+    """Build a network as training begins with it."""
     torch.manual_seed(seed)
-    network = NETWORKS[name]()
+    return NETWORKS[name](replace(BACKBONE, name=backbone))
+
+
+def make(name: str = "duet", *, backbone: str = "sasrec", seed: int = 0):
+    """Build a network in evaluation mode and move all its parameters away from their initial values."""
+    network = fresh(name, backbone=backbone, seed=seed)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.2 * torch.randn_like(parameter)

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import duet.training
 from duet.networks.backbones import BACKBONES
 from duet.protocol.errors import InvalidData
-from duet.training.config import OptimisationOptions, TrainingConfig, override, read_config
+from duet.training.config import OptimisationOptions, TrainingConfig, difference, override, read_config
 
 CONFIGS = sorted((Path(duet.training.__file__).parent / "configs").glob("*.yaml"))
 
@@ -52,7 +53,11 @@ def test_an_empty_file_means_the_defaults(tmp_path):
         ("generator: {heads: [spectral]}", None, "generator.heads.0"),
         ("generator: {heads: []}", None, "generator.heads"),
         ("generator: {heads: [full, full]}", None, "generator.heads"),
-        ("backbone: {width: 33, heads: 2}", None, "backbone.width"),
+        ("backbone: {width: 33, heads: 2}", None, "width divisible by the number of heads"),
+        ("backbone: {name: transformer}", None, "a backbone among ['din', 'gru4rec', 'sasrec'], got 'transformer'"),
+        ("backbone: {name: din}", None, "must be sampled-softmax or binary"),
+        ("backbone: {name: din}\noptimisation: {loss: softmax}", None, "got softmax"),
+        ("optimisation: {sampled_negatives: 0}", None, "optimisation.sampled_negatives"),
         ("backbone: {dropout: 1}", None, "backbone.dropout"),
         ("optimisation: {learning_rate: -1}", None, "optimisation.learning_rate"),
         ("model: transformer", None, "model"),
@@ -67,7 +72,18 @@ def test_an_empty_file_means_the_defaults(tmp_path):
     ],
     ids=[
         *("unknown setting", "unknown section", "wrong type", "rank zero", "rank too large", "unknown head", "no head"),
-        *("same head twice", "width and heads", "dropout of one", "negative rate", "unknown variant", "negative seed"),
+        *(
+            "same head twice",
+            "width and heads",
+            "unknown backbone",
+            "no loss",
+            "wrong loss",
+            "no negatives",
+            "dropout of one",
+            "negative rate",
+            "unknown variant",
+            "negative seed",
+        ),
         *("a list", "a text", "unclosed brace", "tab", "impossible date", "code", "endless nesting"),
     ],
 )
@@ -136,7 +152,8 @@ def test_one_setting_is_changed_and_the_others_stay(key, value, read):
         ("generator", "4", "generator"),
         ("generator.rank", "four", "generator.rank"),
         ("generator.rank", "[1,", "the setting generator.rank"),
-        ("backbone.heads", "5", "backbone.width"),
+        ("backbone.heads", "5", "width divisible by the number of heads"),
+        ("backbone.name", "din", "where backbone.name is din (set it first)"),
         ("seed", "2024-99-99", "the setting seed"),
     ],
     ids=[
@@ -148,6 +165,7 @@ def test_one_setting_is_changed_and_the_others_stay(key, value, read):
         "wrong type",
         "bad YAML",
         "cross-check",
+        "order of settings",
         "bad date",
     ],
 )
@@ -159,6 +177,33 @@ def test_an_override_that_cannot_be_used_names_the_setting_and_what_there_is(key
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize("loss", ["sampled-softmax", "binary"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_is_configured_with_every_loss_but_the_one_it_cannot_have(name, loss):
+    config = override(override(TrainingConfig(), "optimisation.loss", loss), "backbone.name", name)
+
+    assert (config.backbone.name, config.optimisation.loss) == (name, loss)
+    assert override(config, "backbone.name", "gru4rec").backbone_sizes(5).name == "gru4rec"
+
+
+def test_a_width_that_only_attention_heads_would_have_to_divide_is_allowed_without_them():
+    config = TrainingConfig.model_validate({"backbone": {"name": "gru4rec", "width": 33}})
+
+    assert config.backbone.width == 33
+
+
+def test_reading_a_configuration_draws_no_random_number_and_leaves_the_default_device():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+
+    TrainingConfig()
+
+    drawn = torch.rand(3)
+    assert torch.equal(drawn, expected)
+    assert drawn.device == expected.device
+
+
 def test_configurations_are_frozen_and_every_setting_is_documented():
     with pytest.raises(ValueError, match="frozen"):
         TrainingConfig().seed = 1
@@ -166,3 +211,24 @@ def test_configurations_are_frozen_and_every_setting_is_documented():
         for name, field in section.model_fields.items():
             assert field.description or hasattr(field.annotation, "model_fields"), name
     assert all(field.description for field in OptimisationOptions.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "named"),
+    [
+        ({}, {}, None),
+        ({}, {"seed": 1}, "seed: 0 there, 1 asked"),
+        ({"model": "static"}, {}, "model: static there, duet asked"),
+        ({}, {"optimisation": {"patience": 9}}, "optimisation.patience: 5 there, 9 asked"),
+        ({"data": {"source": "/here/u.data"}}, {"data": {"source": "/there/u.data"}}, None),
+        ({"data": {"unseen_share": 0.1}}, {}, "data.unseen_share: 0.1 there, 0.0 asked"),
+        ({"model": "static", "generator": {"rank": 8}}, {"model": "static"}, None),
+        ({"model": "capacity-matched", "generator": {"rank": 8}}, {"model": "capacity-matched"}, "generator.rank"),
+        ({"generator": {"rank": 8}}, {"model": "static"}, "model: duet there, static asked"),
+    ],
+    ids=str,
+)
+def test_the_first_setting_that_makes_runs_different_is_named(there, asked, named):
+    found = difference(TrainingConfig.model_validate(there), TrainingConfig.model_validate(asked))
+
+    assert found == named if named is None else named in found

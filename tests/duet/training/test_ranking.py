@@ -167,9 +167,10 @@ def test_metrics_follow_their_formulas():
     np.testing.assert_allclose(ranks.auc(), [1, 97 / 99, 0, 0.5, 0.75])
 
 
+@pytest.mark.parametrize("backbone", lively.BACKBONE_NAMES)
 @pytest.mark.parametrize("name", lively.NETWORKS)
-def test_a_network_is_ranked_by_its_logits_at_the_newest_item_of_each_sample(name):
-    network = lively.make(name).train()
+def test_a_network_is_ranked_by_its_logits_at_the_newest_item_of_each_sample(name, backbone):
+    network = lively.make(name, backbone=backbone).train()
     random = np.random.default_rng(3)
     log = log_of(
         [random.integers(1, lively.ITEMS + 1, 3 + user % 8).tolist() for user in range(30)], items=lively.ITEMS
