@@ -22,12 +22,27 @@ COMMANDS: Mapping[str, str] = {
     "demo": "app.commands.demo.command:demo",
     "train": "app.commands.train:train",
     "evaluate": "app.commands.evaluate:evaluate",
+    "report": "app.commands.report:report",
     "publish": "app.commands.publish:publish",
     "models": "app.commands.models:app",
     "serve": "app.commands.serve:serve",
     "generate": "app.commands.generate:generate",
     "device": "app.commands.device:device",
 }
+
+
+EXTRAS: Mapping[str, str] = {
+    # subcommand: what of pyproject.toml's optional dependencies it needs; the others need none
+    "demo": "serve,train",
+    "train": "train",
+    "evaluate": "train",
+    "report": "train",
+    "publish": "train",
+    "serve": "serve",
+    "generate": "device",
+    "device": "device",
+}
+_OURS = frozenset({"app", "deployments", "duet", "kernels", "loadtest"})
 
 
 class DuetGroup(TyperGroup):
@@ -50,12 +65,14 @@ class DuetGroup(TyperGroup):
             typer.echo("Stopped.", err=True)
             raise typer.Exit(130) from None
         except Exception as error:
-            code = exit_code_of(error)
+            told = _missing_extra(error, ctx.invoked_subcommand)
+            code = exit_code_of(error) if told is None else 2
             if code is None:
                 raise
             if ctx.params.get("debug"):
                 sys.excepthook(type(error), error, error.__traceback__)
-            typer.echo(f"duet: {error}", err=True)
+            # a failure inside the cloud has notes: what it said, and the id of the request
+            typer.echo(" ".join([f"duet: {told or error}", *getattr(error, "__notes__", ())]), err=True)
             raise typer.Exit(code) from error
 
 
@@ -77,6 +94,18 @@ def exit_code_of(error: Exception) -> int | None:
     if isinstance(error, errors.DuetError) or (isinstance(error, OSError) and error.errno != errno.EPIPE):
         return 1
     return None
+
+
+def _missing_extra(error: Exception, command: str | None) -> str | None:
+    """Say which extra to install where a library is missing that only some subcommands need."""
+    library = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    extra = EXTRAS.get(command or "")
+    if extra is None or not library or library in _OURS or library in sys.stdlib_module_names:
+        return None
+    return (
+        f"Expected the library {library}, which `duet {command}` needs, got none. Install it with "
+        f"pip install '.[{extra}]' in a checkout, or pip install 'duet-serve[{extra}]'."
+    )
 
 
 def _print_version(wanted: bool) -> None:

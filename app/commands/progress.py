@@ -15,8 +15,9 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
+    from duet.training.checkpoint import Epoch
     from duet.training.checkpoint import Progress as RunProgress
-    from duet.training.loop import Epoch, Observer
+    from duet.training.loop import Observer
 
 
 def bar(console: Console) -> Progress:
@@ -71,4 +72,5 @@ class TrainingProgress:
             f"epoch {epoch.epoch:3}  loss {epoch.loss:.4f}  validation NDCG@10: {validation}{star}  "
             f"({epoch.train_s + epoch.validation_s:.1f} s, {epoch.positions / epoch.train_s:,.0f} positions/s)",
             highlight=False,
+            soft_wrap=True,
         )

@@ -58,10 +58,11 @@ def train(
         typer.echo(f"Going on after epoch {done.epoch}.")
     with TrainingProgress(Console(markup=False)) as progress:
         result = run_training(chosen, interactions, folder, observer=progress.observer)
+    is_old = done.finished and done.epoch == result.epoch
     typer.echo(
-        f"{'Already finished' if done.finished else 'Finished'} after {result.epoch} epochs in {result.seconds:.0f} s. "
+        f"{'Already finished' if is_old else 'Finished'} after {result.epoch} epochs in {result.seconds:.0f} s. "
         f"Best epoch {result.best_epoch}: validation NDCG@10 {result.best_value:.4f}. Next: duet "
-        f"{'publish' if chosen.model == 'duet' else 'evaluate'} {folder}"
+        + (f"publish {folder} --model NAME" if chosen.model == "duet" else f"evaluate {folder}")
     )
 
 
@@ -76,7 +77,6 @@ def resolve_config(path: Path | None, settings: list[str], *, data: str | None =
     Raises:
         InvalidData: If the file or a setting cannot be used.
     """
-    from duet.data.loading import absolute_source
     from duet.protocol.errors import InvalidData
     from duet.training.config import TrainingConfig, override, read_config
 
@@ -88,6 +88,13 @@ def resolve_config(path: Path | None, settings: list[str], *, data: str | None =
                 path="--set", line=None, expected="KEY=VALUE", received=setting, remedy="Try --set generator.rank=8."
             )
         config = override(config, key.strip(), value)
+    return at_source(config, data)
+
+
+def at_source(config: "TrainingConfig", data: str | None) -> "TrainingConfig":
+    """Return the configuration with its data at another place, if one is given, and with an absolute path."""
+    from duet.data.loading import absolute_source
+
     source = absolute_source(config.data.source if data is None else data)
     return config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
 

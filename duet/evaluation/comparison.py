@@ -5,67 +5,85 @@ Ranks come from the best epoch of each run, chosen on validation; the test items
 Shapes: U users.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from duet.data.interactions import Interactions
-from duet.data.splits import Part
 from duet.evaluation.intervals import mean_interval
-from duet.networks.duet_network import SHARED, Served
+from duet.evaluation.record import METRICS, RunRecord
 from duet.protocol.errors import UnusableRun
-from duet.training import checkpoint
-from duet.training.config import TrainingConfig
-from duet.training.loop import split_of
-from duet.training.networks import build_network
-from duet.training.ranking import Ranks, ask, rank
+from duet.training.config import difference
 
-METRICS: Mapping[str, Callable[[Ranks], NDArray[np.float64]]] = {
-    "ndcg@10": lambda ranks: ranks.ndcg(10),
-    "hr@10": lambda ranks: ranks.hit_rate(10),
-    "uauc": lambda ranks: ranks.auc(),
-    "sampled_ndcg@10": lambda ranks: ranks.ndcg(10, sampled=True),
-    "sampled_hr@10": lambda ranks: ranks.hit_rate(10, sampled=True),
+METRIC_NAMES = {
+    "ndcg@10": "NDCG@10",
+    "hr@10": "HR@10",
+    "uauc": "UAUC",
+    "sampled_ndcg@10": "1+99 NDCG@10",
+    "sampled_hr@10": "1+99 HR@10",
 }
-"""Per-user metrics by name: full catalogue, then AUC and rankings of 1 positive against 99 sampled negatives."""
+"""How a person reads the metrics."""
+
+Interval = tuple[float, float, float]
+"""A mean and the ends of its 95 % interval over users."""
 
 
 @dataclass(frozen=True)
-class EvaluatedRun:
-    """One run on one part of the data, with one kind of parameters on the devices.
+class Variant:
+    """All seeds of one variant under one condition.
 
     Attributes:
-        folder: The run.
-        config: Its configuration.
-        progress: Where its training ended.
-        served: Which parameters the devices hold.
-        users: Positions of the evaluated users ``[U]``.
-        metrics: Per-user values ``[U]`` by metric.
-        candidates: Hash of the sampled candidate lists.
-        positions_per_s: Median training speed over its epochs.
+        name: The variant.
+        condition: Which parameters its devices hold.
+        records: Its runs, in order of their seeds.
     """
 
-    folder: Path
-    config: TrainingConfig
-    progress: checkpoint.Progress
-    served: Served
-    users: NDArray[np.int64]
-    metrics: Mapping[str, NDArray[np.float64]]
-    candidates: str
-    positions_per_s: float
+    name: str
+    condition: str
+    records: tuple[RunRecord, ...]
 
     @property
     def label(self) -> str:
-        """What a row of a table is called; runs with equal labels are seeds of one another."""
-        if self.config.model != "duet":
-            return self.config.model
-        heads = "+".join(
-            "full" if head == "full" else f"r{self.config.generator.rank}" for head in self.config.generator.heads
-        )
-        return f"duet {heads}, {self.served}"
+        """What a row of a table is called: the condition is named where there is a choice."""
+        return self.name if self.records[0].tested is None else f"{self.name}, {self.condition}"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds, ascending."""
+        return tuple(record.seed for record in self.records)
+
+    def under(self, condition: str) -> "Variant":
+        """Return the same runs under another condition."""
+        return Variant(self.name, condition, self.records)
+
+    def means(self, metric: str) -> list[float]:
+        """Return the mean over users of each seed."""
+        return [float(record.values(self.condition, metric).mean()) for record in self.records]
+
+    def interval(self, metric: str) -> Interval:
+        """Return the mean and its interval over users."""
+        return mean_interval(_over_users([(r, r.values(self.condition, metric)) for r in self.records]))
+
+    def minus(self, other: "Variant", metric: str, *, group: str | None = None) -> Interval | None:
+        """Return the mean difference to another variant, paired by seed and user, with its interval over users.
+
+        Args:
+            other: What is subtracted.
+            metric: The metric.
+            group: Only these users; everybody by default.
+
+        Returns:
+            None if the other one has not been run with every seed of this one.
+        """
+        theirs = {record.seed: record for record in other.records}
+        if not all(seed in theirs for seed in self.seeds):
+            return None
+        differences = []
+        for record in self.records:
+            values = record.values(self.condition, metric) - theirs[record.seed].values(other.condition, metric)
+            differences.append((record, values if group is None else values[record.group(group)]))
+        return mean_interval(_over_users(differences))
 
 
 @dataclass(frozen=True)
@@ -77,8 +95,8 @@ class Row:
         seeds: Its seeds.
         means: Mean over seeds of the mean over users, by metric.
         deviations: Standard deviation over seeds, by metric; 0 for one seed.
-        differences: Mean paired difference to the baseline and its 95 % interval over users, by metric; seeds are
-            averaged per user first. None for the baseline, and where seeds do not match.
+        differences: Mean paired difference to the baseline and its 95 % interval over users, by metric. None for the
+            baseline, and where seeds do not match.
         seconds: Mean training time of a run.
         epochs: Mean number of epochs until the best one.
         positions_per_s: Mean training speed.
@@ -88,116 +106,115 @@ class Row:
     seeds: tuple[int, ...]
     means: Mapping[str, float]
     deviations: Mapping[str, float]
-    differences: Mapping[str, tuple[float, float, float]] | None
+    differences: Mapping[str, Interval] | None
     seconds: float
     epochs: float
     positions_per_s: float
 
 
-def evaluate_run(folder: Path, interactions: Interactions, part: Part = "test") -> list[EvaluatedRun]:
-    """Rank the held-out item of every user with the best epoch of a run, for all parameters it can serve.
+def group_runs(records: Iterable[RunRecord]) -> dict[str, Variant]:
+    """Group runs by variant, in order of first appearance, each under the best condition it has.
 
     Raises:
-        UnusableRun: If the folder is no run, or was trained on other data.
+        UnusableRun: If runs of one seed were ranked on different users or candidate lists, or runs of one name differ
+            in more than the seed or not even in that.
     """
-    config = checkpoint.read_run_config(folder)
-    checkpoint.check_data(folder, interactions)
-    network = build_network(config, interactions.item_count)
-    checkpoint.load_best(folder, network)
-    split = split_of(config, interactions)
-    questions = ask(split, split.users, part, config.backbone.length)
-    progress, speed = checkpoint.read_progress(folder), checkpoint.read_speed(folder)
-    served: tuple[Served, ...] = network.served  # type: ignore[assignment]
-    evaluated = []
-    for parameters in dict.fromkeys((*served, SHARED)):
-        ranks = rank(network, questions, parameters)
-        metrics = {name: metric(ranks) for name, metric in METRICS.items()}
-        evaluated.append(
-            EvaluatedRun(folder, config, progress, parameters, split.users, metrics, questions.candidates_hash, speed)
-        )
-    return evaluated
-
-
-def compare(runs: Sequence[EvaluatedRun], *, baseline: str = "static") -> list[Row]:
-    """Group runs by label, in order of first appearance, and compare each group with the baseline's.
-
-    Raises:
-        UnusableRun: If runs were ranked on different users or candidate lists, or runs of one label differ in more
-            than the seed or not even in that.
-    """
-    groups: dict[str, list[EvaluatedRun]] = {}
-    for run in runs:
-        if (run.candidates, run.users.tobytes()) != (runs[0].candidates, runs[0].users.tobytes()):
+    groups: dict[str, list[RunRecord]] = {}
+    first: dict[int, RunRecord] = {}
+    for record in records:
+        rival = first.setdefault(record.seed, record)
+        if _questions(record) != _questions(rival):
             raise UnusableRun(
-                path=run.folder,
-                reason=f"its users or candidate lists are not those of {runs[0].folder}",
-                remedy="Compare runs of one data set; where the seed draws the world or the unseen users, of one seed.",
+                path=record.origin,
+                reason=f"its users or candidate lists are not those of {rival.origin}",
+                remedy="Compare runs of one data set and one held-out part.",
             )
-        group = groups.setdefault(run.label, [])
+        group = groups.setdefault(record.name, [])
         for other in group:
-            if other.config.seed == run.config.seed or _settings(other.config) != _settings(run.config):
+            config = other.config.model_copy(update={"seed": record.seed})
+            different = difference(config, record.config)
+            if record.answers.keys() != other.answers.keys():
+                different = f"{', '.join(record.answers)} here, {', '.join(other.answers)} there"
+            if other.seed == record.seed or different is not None or other.dataset.name != record.dataset.name:
                 raise UnusableRun(
-                    path=run.folder,
-                    reason=f"it would be averaged with {other.folder} as {run.label!r}, which is no other seed of it",
+                    path=record.origin,
+                    reason=f"it would be averaged with {other.origin} as {record.name!r}, which is no other seed of it"
+                    + (f" ({different})" if different else ""),
                     remedy="Leave one of them out.",
                 )
-        group.append(run)
-    reference = {run.config.seed: run for run in groups.get(baseline, [])}
-    return [_row(label, group, reference, is_baseline=label == baseline) for label, group in groups.items()]
+        group.append(record)
+    return {
+        name: Variant(name, next(iter(group[0].answers)), tuple(sorted(group, key=lambda record: record.seed)))
+        for name, group in groups.items()
+    }
 
 
-def _settings(config: TrainingConfig) -> dict[str, object]:
-    """Return what seeds of one another have in common; a log may lie elsewhere."""
-    unused = {"generator"} if config.model == "static" else set()
-    settings = config.model_dump(exclude={"seed", *unused})
-    del settings["data"]["source"]
-    return settings
+def compare(records: Sequence[RunRecord], *, baseline: str = "static") -> list[Row]:
+    """Make a row of every variant and every kind of parameters it serves, with differences to the baseline.
+
+    Raises:
+        UnusableRun: If the runs cannot be compared (:func:`group_runs`).
+    """
+    groups = group_runs(records)
+    rows = []
+    for name, best in groups.items():
+        served = dict.fromkeys((*best.records[0].sizes.update, "shared"))
+        for variant in map(best.under, served):
+            reference = groups.get(baseline) if name != baseline else None
+            rows.append(_row(variant, reference))
+    return rows
 
 
-def _row(label: str, group: Sequence[EvaluatedRun], reference: Mapping[int, EvaluatedRun], *, is_baseline: bool) -> Row:
-    means = {name: [float(run.metrics[name].mean()) for run in group] for name in METRICS}
-    seeds = tuple(sorted(run.config.seed for run in group))
-    differences = None
-    if not is_baseline and seeds and all(seed in reference for seed in seeds):
-        differences = {
-            name: mean_interval(
-                np.mean([run.metrics[name] - reference[run.config.seed].metrics[name] for run in group], axis=0)
-            )
-            for name in METRICS
-        }
+def _row(variant: Variant, reference: Variant | None) -> Row:
+    means = {name: variant.means(name) for name in METRICS}
+    paired = {name: variant.minus(reference, name) for name in METRICS} if reference else {}
+    training = [record.training for record in variant.records]
     return Row(
-        label=label,
-        seeds=seeds,
+        label=variant.label,
+        seeds=variant.seeds,
         means={name: float(np.mean(values)) for name, values in means.items()},
-        deviations={name: float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for name, values in means.items()},
-        differences=differences,
-        seconds=float(np.mean([run.progress.seconds for run in group])),
-        epochs=float(np.mean([run.progress.best_epoch for run in group])),
-        positions_per_s=float(np.mean([run.positions_per_s for run in group])),
+        deviations={name: deviation(values) for name, values in means.items()},
+        differences={name: interval for name, interval in paired.items() if interval is not None} or None,
+        seconds=float(np.mean([run.seconds for run in training])),
+        epochs=float(np.mean([run.best_epoch for run in training])),
+        positions_per_s=float(np.mean([run.positions_per_s for run in training])),
     )
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation over seeds; 0 for one seed."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _questions(record: RunRecord) -> tuple[str, str, str, int]:
+    return record.part, record.dataset.sha256, record.candidates, record.dataset.evaluated
+
+
+def _over_users(values: Sequence[tuple[RunRecord, NDArray[np.float64]]]) -> NDArray[np.float64]:
+    """Return one value a user: seeds that ask the same users are averaged, other users are further users."""
+    by_users: dict[tuple[str, str, str, int], list[NDArray[np.float64]]] = {}
+    for record, own in values:
+        by_users.setdefault(_questions(record), []).append(own)
+    return np.concatenate([np.mean(own, axis=0) for own in by_users.values()])
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table; differences are to the static model, with their intervals."""
-    names = {
-        "ndcg@10": "NDCG@10",
-        "hr@10": "HR@10",
-        "uauc": "UAUC",
-        "sampled_ndcg@10": "1+99 NDCG@10",
-        "sampled_hr@10": "1+99 HR@10",
-    }
-    head = ["variant", "seeds", *names.values(), "Δ NDCG@10 [95 %]", "Δ UAUC [95 %]", "best epoch", "minutes"]
+    head = ["variant", "seeds", *METRIC_NAMES.values(), "Δ NDCG@10 [95 %]", "Δ UAUC [95 %]", "best epoch", "minutes"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        values = [
-            f"{row.means[name]:.4f}" + (f" ± {row.deviations[name]:.4f}" if len(row.seeds) > 1 else "")
-            for name in names
-        ]
-        paired = (
-            ["–", "–"]
-            if row.differences is None
-            else ["{:+.4f} [{:+.4f}, {:+.4f}]".format(*row.differences[name]) for name in ("ndcg@10", "uauc")]
-        )
+        values = [with_deviation(row.means[name], row.deviations[name], len(row.seeds)) for name in METRIC_NAMES]
+        paired = [with_interval((row.differences or {}).get(name)) for name in ("ndcg@10", "uauc")]
         cells = [row.label, str(len(row.seeds)), *values, *paired, f"{row.epochs:.0f}", f"{row.seconds / 60:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def with_deviation(mean: float, deviation: float, seeds: int) -> str:
+    """Format a mean over seeds."""
+    return f"{mean:.4f}" + (f" ± {deviation:.4f}" if seeds > 1 else "")
+
+
+def with_interval(interval: Interval | None) -> str:
+    """Format a difference."""
+    return "–" if interval is None else "{:+.4f} [{:+.4f}, {:+.4f}]".format(*interval)

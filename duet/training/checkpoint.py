@@ -6,11 +6,9 @@ A run folder holds ``config.yaml``, ``data.json`` (which data), ``history.jsonl`
 
 import json
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 
 from duet.data.interactions import Interactions
 from duet.protocol.errors import UnusableRun
-from duet.training.config import TrainingConfig, read_config
+from duet.training.config import TrainingConfig, difference, read_config
 
 CONFIG, DATA, BEST, LAST, STATE, HISTORY = (
     "config.yaml",
@@ -29,6 +27,29 @@ CONFIG, DATA, BEST, LAST, STATE, HISTORY = (
     "state.json",
     "history.jsonl",
 )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch measured.
+
+    Attributes:
+        epoch: Number, from 1.
+        loss: Mean training loss.
+        validation: Mean validation NDCG@10, full catalogue, by what is served (``shared``, ``factors-r4``, ``full``).
+        value: What selection looks at: the mean over the heads being trained.
+        train_s: Time of the training pass.
+        validation_s: Time of the validation.
+        positions: Trained positions.
+    """
+
+    epoch: int
+    loss: float
+    validation: dict[str, float]
+    value: float
+    train_s: float
+    validation_s: float
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -104,31 +125,35 @@ def read_progress(folder: Path) -> Progress:
         text = (folder / STATE).read_text(encoding="utf-8")
     except FileNotFoundError:
         return Progress()
+    except NotADirectoryError as error:
+        raise UnusableRun(path=folder, reason="it is a file", remedy="Name another folder for the run.") from error
     except (OSError, ValueError) as error:
         raise _unreadable(folder / STATE, error) from error
     return _progress(text, folder / STATE)
 
 
-def record_epoch(folder: Path, entry: Mapping[str, object]) -> None:
+def record_epoch(folder: Path, epoch: Epoch) -> None:
     """Write an epoch into ``history.jsonl``; what a stopped run left there of this epoch or a later one goes."""
     path, kept = folder / HISTORY, []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         with suppress(ValueError, TypeError, KeyError):  # half a line
-            if json.loads(line)["epoch"] < entry["epoch"]:
+            if json.loads(line)["epoch"] < epoch.epoch:
                 kept.append(line)
-    write_atomically(path, "".join(f"{line}\n" for line in [*kept, json.dumps(entry)]).encode())
+    write_atomically(path, "".join(f"{line}\n" for line in [*kept, json.dumps(asdict(epoch))]).encode())
 
 
-def read_speed(folder: Path) -> float:
-    """Return the median trained positions a second over the epochs of a run; 0 before the first."""
+def read_history(folder: Path) -> list[Epoch]:
+    """Return what each epoch of a run measured, oldest first.
+
+    Raises:
+        UnusableRun: If the history cannot be read.
+    """
     try:
-        lines = (folder / HISTORY).read_text().splitlines()
-        speeds = [epoch["positions"] / epoch["train_s"] for epoch in map(json.loads, lines)]
+        return [Epoch(**json.loads(line)) for line in (folder / HISTORY).read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
-        return 0.0
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        return []
+    except (OSError, ValueError, TypeError) as error:
         raise _unreadable(folder / HISTORY, error) from error
-    return median(speeds) if speeds else 0.0
 
 
 def load_best(folder: Path, network: nn.Module) -> None:
@@ -170,6 +195,21 @@ def check_data(folder: Path, interactions: Interactions) -> None:
             path=folder,
             reason=f"it was trained on {name} with other content than {interactions.name} has now",
             remedy="Use the data it was trained on, or train in a new folder.",
+        )
+
+
+def check_config(folder: Path, config: TrainingConfig, *, known: TrainingConfig | None = None) -> None:
+    """Check that a run folder was started with this configuration, or with what is known to be meant by it.
+
+    Raises:
+        UnusableRun: If it was not, or is no run.
+    """
+    different = difference(known or read_run_config(folder), config)
+    if different is not None:
+        raise UnusableRun(
+            path=folder,
+            reason=f"it holds a run with another configuration ({different})",
+            remedy="Choose another folder, or delete this one to start over.",
         )
 
 

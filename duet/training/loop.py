@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,39 +17,17 @@ from duet.data.interactions import Interactions
 from duet.data.splits import LeaveOneOut, leave_one_out
 from duet.data.windows import training_windows
 from duet.networks.duet_network import SHARED, Served
-from duet.protocol.errors import DivergedTraining, UnusableRun
+from duet.protocol.errors import DatasetTooSmall, DivergedTraining, UnusableRun
 from duet.training import checkpoint
-from duet.training.checkpoint import Progress
+from duet.training.checkpoint import Epoch, Progress
 from duet.training.config import TrainingConfig
 from duet.training.networks import build_network
 from duet.training.objectives import objective
 from duet.training.ranking import Questions, ask, rank
+from duet.training.run_lock import lock
 
 WARM_UP_STEPS = 50
 SMALLEST_BATCH = 16
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch measured.
-
-    Attributes:
-        epoch: Number, from 1.
-        loss: Mean training loss.
-        validation: Mean validation NDCG@10, full catalogue, by what is served (``shared``, ``factors-r4``, ``full``).
-        value: What selection looks at: the mean over the heads being trained.
-        train_s: Time of the training pass.
-        validation_s: Time of the validation.
-        positions: Trained positions.
-    """
-
-    epoch: int
-    loss: float
-    validation: dict[str, float]
-    value: float
-    train_s: float
-    validation_s: float
-    positions: int
 
 
 @dataclass(frozen=True)
@@ -65,20 +44,40 @@ def split_of(config: TrainingConfig, interactions: Interactions) -> LeaveOneOut:
 
 
 def train(
-    config: TrainingConfig, interactions: Interactions, folder: Path, *, observer: Observer | None = None
+    config: TrainingConfig,
+    interactions: Interactions,
+    folder: Path,
+    *,
+    observer: Observer | None = None,
+    locked: bool = False,
 ) -> Progress:
     """Train one run into a folder, or go on where it stopped.
 
     The weights of the best validation epoch end up in ``best.safetensors``. Randomness of an epoch depends on the seed
     and the epoch alone, so a resumed run repeats what an uninterrupted one does.
 
+    Args:
+        config: The run.
+        interactions: The data it names.
+        folder: Where the run lives.
+        observer: Whom to tell.
+        locked: The caller holds the folder's lock already (:mod:`duet.training.run_lock`).
+
     Raises:
-        UnusableRun: If the folder holds a run with another configuration or other data, or a damaged one.
+        UnusableRun: If the folder holds a run with another configuration or other data, or a damaged one, or another
+            process is writing it.
         DivergedTraining: If the loss is no longer finite; the last good checkpoint stays.
         DatasetTooSmall: If nothing can be trained or validated.
     """
-    observer = observer or Observer()
     split = split_of(config, interactions)
+    with nullcontext() if locked else lock(folder):
+        return _train(config, split, folder, observer or Observer())
+
+
+def _train(config: TrainingConfig, split: LeaveOneOut, folder: Path, observer: Observer) -> Progress:
+    interactions = split.interactions
+    if interactions.item_count < 2:
+        raise DatasetTooSmall(what="items, to tell one from another", count=interactions.item_count, needed=2)
     _claim(folder, config)
     checkpoint.claim_data(folder, interactions)
     torch.manual_seed(config.seed)
@@ -92,13 +91,15 @@ def train(
     progress = Progress()
     if any((folder / name).exists() for name in (checkpoint.STATE, checkpoint.LAST)):
         progress = checkpoint.resume_last(folder, network, optimizer)
+        # more epochs may be asked for than before
+        progress = replace(progress, finished=_is_finished(config, progress.epoch, progress.best_epoch))
     questions = ask(split, split.users, "validation", config.backbone.length)
     with SummaryWriter(str(folder / "tensorboard"), purge_step=progress.epoch + 1) as scalars:
         while not progress.finished:
             epoch, progress = _epoch(config, split, network, optimizer, questions, progress, observer)
             if progress.best_epoch == epoch.epoch:
                 checkpoint.write_atomically(folder / checkpoint.BEST, save(network.state_dict()))
-            checkpoint.record_epoch(folder, asdict(epoch))
+            checkpoint.record_epoch(folder, epoch)
             checkpoint.save_last(folder, network, optimizer, progress)
             scalars.add_scalar("loss/train", epoch.loss, epoch.epoch)
             scalars.add_scalar("speed/positions_per_s", epoch.positions / epoch.train_s, epoch.epoch)
@@ -110,33 +111,17 @@ def train(
 
 def _claim(folder: Path, config: TrainingConfig) -> None:
     """Make the folder this run's, or check that it already is."""
-    folder.mkdir(parents=True, exist_ok=True)
     if not (folder / checkpoint.CONFIG).exists():
-        if any(folder.iterdir()):
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UnusableRun(path=folder, reason="it is not empty and not a run", remedy="Choose another folder.")
         checkpoint.write_atomically(folder / checkpoint.CONFIG, config.to_yaml().encode())
         return
     there = checkpoint.read_run_config(folder)
-    if there != config:
-        raise UnusableRun(
-            path=folder,
-            reason=f"it holds a run with another configuration ({_difference(there, config)})",
-            remedy="Choose another folder, or delete this one to start over.",
-        )
-
-
-def _difference(there: TrainingConfig, asked: TrainingConfig) -> str:
-    """Name the first setting in which two configurations differ."""
-    for name, value in there.model_dump().items():
-        other = getattr(asked, name)
-        if not isinstance(value, dict):
-            if value != other:
-                return f"{name}: {value} there, {other} asked"
-            continue
-        for inner, setting in value.items():
-            if setting != getattr(other, inner):
-                return f"{name}.{inner}: {setting} there, {getattr(other, inner)} asked"
-    return "no setting differs"
+    longer = config.optimisation.max_epochs > there.optimisation.max_epochs
+    known = there.with_max_epochs(config.optimisation.max_epochs) if longer else there
+    checkpoint.check_config(folder, config, known=known)
+    if longer:
+        checkpoint.write_atomically(folder / checkpoint.CONFIG, config.to_yaml().encode())
 
 
 def _epoch(
@@ -169,9 +154,14 @@ def _epoch(
         best_epoch=best_epoch,
         best_value=value if better else progress.best_value,
         seconds=progress.seconds + finished - started,
-        finished=number >= config.optimisation.max_epochs or number - best_epoch >= config.optimisation.patience,
+        finished=_is_finished(config, number, best_epoch),
     )
     return epoch, after
+
+
+def _is_finished(config: TrainingConfig, epoch: int, best_epoch: int) -> bool:
+    options = config.optimisation
+    return epoch >= options.max_epochs or epoch - best_epoch >= options.patience
 
 
 def _train_epoch(

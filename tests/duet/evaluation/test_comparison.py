@@ -1,74 +1,59 @@
 """Variants are compared seed by seed and user by user, and only what is comparable is."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from duet.evaluation.comparison import METRICS, EvaluatedRun, compare, evaluate_run, to_markdown
+from duet.evaluation.comparison import Variant, compare, group_runs, to_markdown
 from duet.evaluation.intervals import mean_interval
-from duet.networks.duet_network import SHARED, Served
+from duet.evaluation.record import Answer, Dataset
 from duet.protocol.errors import UnusableRun
-from duet.training import checkpoint
-from duet.training.checkpoint import Progress
 from duet.training.config import DataOptions, GeneratorOptions, OptimisationOptions, TrainingConfig
-from duet.training.loop import split_of
-from duet.training.networks import build_network
-from duet.training.ranking import ask, rank
-from tests.duet.data.logs import numbered_log
-
-USERS = 80
+from duet.training.ranking import Ranks
+from tests.duet.evaluation.records import ITEMS, USERS, made_up, made_up_duet, random_ranks
 
 
-def evaluated(model, seed, *, gain=0.0, served=SHARED, users=USERS, candidates="abc", **settings):
-    """Make up a run: what each user's metrics are depends on the seed, the gain and the model."""
-    random = np.random.default_rng([seed, len(model)])
-    return EvaluatedRun(
-        folder=Path(f"runs/{model}-{seed}"),
-        config=TrainingConfig(model=model, seed=seed, **settings),
-        progress=Progress(epoch=9, best_epoch=4 + seed, seconds=60.0 * (seed + 1), finished=True),
-        served=served,
-        users=np.arange(users),
-        metrics={name: random.random(users) + gain for name in METRICS},
-        candidates=candidates,
-        positions_per_s=1000.0 * (seed + 1),
-    )
+def rows_by_label(records, **options):
+    return {row.label: row for row in compare(records, **options)}
 
 
 def test_differences_are_paired_by_seed_and_user():
-    static = [evaluated("static", seed) for seed in (0, 1, 2)]
-    duet = [evaluated("duet", seed, gain=0.5, served=Served("factors", 4)) for seed in (2, 0, 1)]
-    by_seed = {run.config.seed: run for run in static}
-    expected = np.mean([run.metrics["uauc"] - by_seed[run.config.seed].metrics["uauc"] for run in duet], axis=0)
+    static = [made_up(seed=seed) for seed in (0, 1, 2)]
+    duet = [made_up_duet(seed=seed) for seed in (2, 0, 1)]
+    expected = np.mean(
+        [
+            next(run for run in duet if run.seed == seed).values("factors-r4", "uauc")
+            - static[seed].values("shared", "uauc")
+            for seed in (0, 1, 2)
+        ],
+        axis=0,
+    )
 
-    first, second = compare([*duet[:2], *static, duet[2]])
+    rows = rows_by_label([*duet[:2], *static, duet[2]])
 
-    assert (first.label, second.label) == ("duet r4, factors-r4", "static")
-    assert first.differences["uauc"] == mean_interval(expected)
-    assert first.differences["uauc"][1] > 0.3
-    assert second.differences is None
-    assert first.seeds == second.seeds == (0, 1, 2)
+    assert list(rows) == [f"duet-r4, {name}" for name in ("factors-r4", "factors-r2", "factors-r1", "shared")] + [
+        "static"
+    ]
+    assert rows["duet-r4, factors-r4"].differences["uauc"] == mean_interval(expected)
+    assert rows["duet-r4, factors-r4"].differences["uauc"][1] > 0.1
+    assert rows["static"].differences is None
+    assert {row.seeds for row in rows.values()} == {(0, 1, 2)}
 
 
 def test_a_pairing_is_tighter_than_the_two_means_apart():
-    static = evaluated("static", 0)
-    better = EvaluatedRun(
-        **{
-            **vars(static),
-            "config": TrainingConfig(model="duet"),
-            "served": Served("full"),
-            "metrics": {name: values + 0.01 for name, values in static.metrics.items()},
-        }
-    )
+    ranks = random_ranks(0)
+    better = Ranks(ranks.full, np.maximum(ranks.sampled - 1, 1), ranks.negatives)
+    static, other = made_up(), made_up("other", answers={"shared": Answer.of(better)})
 
-    (_, row) = compare([static, better])
+    paired = rows_by_label([static, other])["other"].differences["uauc"]
+    apart = group_runs([other])["other"].interval("uauc")
 
-    assert row.differences["ndcg@10"] == pytest.approx((0.01, 0.01, 0.01))
+    assert paired[0] == pytest.approx(1 / 99, rel=0.1)
+    assert paired[2] - paired[1] < (apart[2] - apart[1]) / 10
 
 
 def test_means_and_deviations_are_over_seeds():
-    runs = [evaluated("static", seed) for seed in (0, 1)]
-    means = [run.metrics["hr@10"].mean() for run in runs]
+    runs = [made_up(seed=seed) for seed in (0, 1)]
+    means = [run.answers["shared"].metrics["hr@10"] for run in runs]
 
     (row,) = compare(runs)
 
@@ -80,52 +65,70 @@ def test_means_and_deviations_are_over_seeds():
 
 @pytest.mark.parametrize("seeds", [(), (1,), (0, 2)], ids=["no baseline", "another seed", "one seed too few"])
 def test_without_a_baseline_of_every_seed_there_is_no_difference(seeds):
-    static = [evaluated("static", seed) for seed in seeds]
+    static = [made_up(seed=seed) for seed in seeds]
 
-    rows = compare([evaluated("duet", 0), evaluated("duet", 1), *static])
+    rows = rows_by_label([made_up_duet(seed=0), made_up_duet(seed=1), *static])
 
-    assert rows[0].differences is None
+    assert rows["duet-r4, factors-r4"].differences is None
 
 
 def test_another_baseline_can_be_named():
-    rows = compare([evaluated("static", 0), evaluated("capacity-matched", 0, gain=0.1)], baseline="capacity-matched")
+    rows = rows_by_label([made_up(), made_up("capacity-matched", skills={"shared": 1})], baseline="capacity-matched")
 
-    assert rows[0].differences is not None
-    assert rows[1].differences is None
+    assert rows["static"].differences is not None
+    assert rows["capacity-matched"].differences is None
+
+
+def test_one_group_of_users_can_be_compared_alone():
+    static, duet = (group_runs([run])[run.name] for run in (made_up(), made_up_duet()))
+    values = duet.records[0].values("factors-r4", "uauc") - static.records[0].values("shared", "uauc")
+    cold = np.arange(USERS) % 4 == 0
+
+    assert duet.minus(static, "uauc", group="cold") == mean_interval(values[cold])
+
+
+def test_seeds_with_users_of_their_own_are_compared_too_and_all_their_users_count():
+    def worlds(make, **options):
+        return [
+            make(
+                seed=seed,
+                dataset=Dataset(name="world", users=USERS, evaluated=USERS, items=ITEMS, sha256=str(seed)),
+                candidates=str(seed),
+                **options,
+            )
+            for seed in (0, 1)
+        ]
+
+    static, duet = worlds(made_up), worlds(made_up_duet)
+    differences = [
+        d.values("factors-r4", "uauc") - s.values("shared", "uauc") for d, s in zip(duet, static, strict=True)
+    ]
+
+    row = rows_by_label([*static, *duet])["duet-r4, factors-r4"]
+
+    assert row.differences["uauc"] == mean_interval(np.concatenate(differences))
 
 
 @pytest.mark.parametrize(
-    ("model", "settings", "served", "label"),
+    "other",
     [
-        ("static", {}, SHARED, "static"),
-        ("capacity-matched", {}, SHARED, "capacity-matched"),
-        ("duet", {}, SHARED, "duet r4, shared"),
-        ("duet", {"generator": GeneratorOptions(rank=8)}, Served("factors", 8), "duet r8, factors-r8"),
-        ("duet", {"generator": GeneratorOptions(heads=("full",))}, Served("full"), "duet full, full"),
-        (
-            "duet",
-            {"generator": GeneratorOptions(heads=("factors", "full"))},
-            Served("factors", 4),
-            "duet r4+full, factors-r4",
-        ),
+        {"candidates": "xyz"},
+        {"users": USERS - 1},
+        {"part": "validation"},
+        {"dataset": Dataset(name="made-up", users=USERS, evaluated=USERS, items=ITEMS, sha256="cd")},
     ],
-    ids=["static", "capacity-matched", "shared", "rank 8", "full", "both heads"],
+    ids=["candidates", "users", "part", "data"],
 )
-def test_a_label_says_what_was_trained_and_what_is_served(model, settings, served, label):
-    assert evaluated(model, 0, served=served, **settings).label == label
-
-
-@pytest.mark.parametrize("other", [{"candidates": "xyz"}, {"users": USERS - 1}], ids=["candidates", "users"])
 def test_runs_on_different_questions_are_refused(other):
     with pytest.raises(UnusableRun, match="users or candidate lists") as caught:
-        compare([evaluated("static", 0), evaluated("duet", 0, **other)])
+        compare([made_up(), made_up_duet(**other)])
 
-    assert caught.value.path == "runs/duet-0"
+    assert caught.value.path == "runs/duet-r4-s0"
     assert "one data set" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
-    ("model", "seed", "settings"),
+    ("name", "seed", "settings"),
     [
         ("duet", 0, {}),
         ("duet", 1, {"optimisation": OptimisationOptions(learning_rate=0.1)}),
@@ -133,21 +136,40 @@ def test_runs_on_different_questions_are_refused(other):
     ],
     ids=["same seed twice", "another setting", "another setting of static"],
 )
-def test_runs_that_are_not_seeds_of_one_another_are_never_averaged(model, seed, settings):
-    with pytest.raises(UnusableRun, match="would be averaged"):
-        compare([evaluated(model, 0), evaluated(model, seed, **settings)])
+def test_runs_that_are_not_seeds_of_one_another_are_never_averaged(name, seed, settings):
+    other = made_up(name, seed, config=TrainingConfig(model=name, seed=seed, **settings))
+
+    with pytest.raises(UnusableRun, match=f"averaged with runs/{name}-s0"):
+        compare([made_up(name), other])
 
 
 def test_seeds_may_have_read_the_same_log_from_different_places():
-    runs = [evaluated("duet", seed, data=DataOptions(source=f"/disk{seed}/u.data")) for seed in (0, 1)]
-    runs += [evaluated("static", seed, generator=GeneratorOptions(rank=1 + seed)) for seed in (0, 1)]
+    runs = [
+        made_up("duet", seed, config=TrainingConfig(seed=seed, data=DataOptions(source=f"/disk{seed}/u.data")))
+        for seed in (0, 1)
+    ]
+    runs += [
+        made_up(
+            "static",
+            seed,
+            config=TrainingConfig(model="static", seed=seed, generator=GeneratorOptions(rank=1 + seed)),
+        )
+        for seed in (0, 1)
+    ]
 
     assert [row.seeds for row in compare(runs)] == [(0, 1), (0, 1)]
 
 
+def test_a_variant_is_first_met_under_the_best_condition_it_has():
+    variant = group_runs([made_up_duet(seed=1), made_up_duet(seed=0)])["duet-r4"]
+
+    assert (variant.condition, variant.seeds, variant.label) == ("factors-r4", (0, 1), "duet-r4, factors-r4")
+    assert variant.under("swapped") == Variant("duet-r4", "swapped", variant.records)
+    assert group_runs([made_up()])["static"].label == "static"
+
+
 def test_the_table_is_markdown_with_differences_and_deviations_where_there_are_any():
-    runs = [evaluated("static", seed) for seed in (0, 1)]
-    runs += [evaluated("duet", seed, gain=0.25, served=Served("factors", 4)) for seed in (0, 1)]
+    runs = [make(seed=seed) for make in (made_up, made_up_duet) for seed in (0, 1)]
     rows = compare(runs)
 
     lines = to_markdown(rows).splitlines()
@@ -161,36 +183,3 @@ def test_the_table_is_markdown_with_differences_and_deviations_where_there_are_a
     assert cells[3][7] == "{:+.4f} [{:+.4f}, {:+.4f}]".format(*rows[1].differences["ndcg@10"])
     assert cells[3][9:] == ["4", "1.5"]
     assert "±" not in to_markdown(compare(runs[:1]))
-
-
-def test_a_run_is_ranked_with_its_best_epoch_for_everything_it_serves(tiny_run, tiny_config, tiny_interactions):
-    network = build_network(tiny_config, tiny_interactions.item_count)
-    checkpoint.load_best(tiny_run, network)
-    split = split_of(tiny_config, tiny_interactions)
-    questions = ask(split, split.users, "test", tiny_config.backbone.length)
-
-    runs = evaluate_run(tiny_run, tiny_interactions)
-
-    assert [str(run.served) for run in runs] == ["factors-r3", "full", "shared"]
-    for run in runs:
-        ranks = rank(network, questions, run.served)
-        assert run.config == tiny_config
-        assert run.users.tolist() == split.users.tolist()
-        assert run.candidates == questions.candidates_hash
-        assert run.metrics.keys() == METRICS.keys()
-        np.testing.assert_array_equal(run.metrics["ndcg@10"], ranks.ndcg(10))
-        np.testing.assert_array_equal(run.metrics["sampled_hr@10"], ranks.hit_rate(10, sampled=True))
-        np.testing.assert_array_equal(run.metrics["uauc"], ranks.auc())
-        assert run.progress == checkpoint.read_progress(tiny_run)
-        assert run.positions_per_s > 0
-
-
-def test_the_two_parts_ask_for_different_items(tiny_run, tiny_interactions):
-    test, validation = (evaluate_run(tiny_run, tiny_interactions, part)[0] for part in ("test", "validation"))
-
-    assert test.candidates != validation.candidates
-
-
-def test_a_run_is_not_ranked_on_data_of_another_size(tiny_run):
-    with pytest.raises(UnusableRun, match="other content"):
-        evaluate_run(tiny_run, numbered_log([9] * 10))

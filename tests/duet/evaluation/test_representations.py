@@ -102,6 +102,43 @@ def test_smaller_numbers_stay_close_to_the_network(case, representation):
     assert np.abs(scores - logits).max() > 0
 
 
+def stored_and_read(array, dtype):
+    """What a device reads of an array, by the rule of the package format, written once more."""
+    if dtype is Dtype.FLOAT16 or array.ndim == 1:
+        return array.astype(np.float16).astype(np.float32)
+    scales = np.maximum((np.abs(array).max(1) / np.float32(127)).astype(np.float16), np.float16(2.0**-24))
+    scales = scales.astype(np.float32)[:, None]
+    return np.clip(np.rint(array / scales), -127, 127) * scales
+
+
+@pytest.mark.parametrize("representation", [offer for offer in OFFERED if offer.dtype is not Dtype.FLOAT32], ids=str)
+def test_smaller_numbers_are_measured_as_they_are_stored(case, representation):
+    device, scores, dtype = DeviceModel.load(case.onnx), [], representation.dtype
+    shared = device.shared
+    for user, sample in enumerate(case.samples):
+        parameters = {}
+        for name, values in layer_values(case.generated, user, representation, shared).items():
+            arrays = {
+                role: stored_and_read(array[: representation.rank] if role in ("left", "right") else array, dtype)
+                for role in ("left", "right", "weight", "shift")
+                if (array := getattr(values, role)) is not None
+            }
+            weight, bias = shared[name]
+            if representation.form is Form.COMPOSED:
+                parameters[name] = arrays["weight"], arrays["shift"]
+                continue
+            residual = arrays["left"].T @ arrays["right"] if "left" in arrays else arrays["weight"]
+            parameters[name] = weight + residual, bias + arrays["shift"]
+        device.swap(parameters)
+        scores.append(device.scores(sample).copy())
+    exact = Representation(representation.form, Dtype.FLOAT32, representation.rank)
+
+    measured = device_scores(case.onnx, case.generated, representation, case.samples)
+
+    assert np.abs(measured - np.stack(scores)).max() < 1e-5
+    assert np.abs(measured - device_scores(case.onnx, case.generated, exact, case.samples)).max() > 1e-4
+
+
 def test_generated_parameters_matter_here(case):
     shared = device_scores(case.onnx, case.generated, SHARED, case.samples)
 

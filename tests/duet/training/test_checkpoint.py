@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from duet.protocol.errors import UnusableRun
 from duet.training import checkpoint
-from duet.training.checkpoint import Progress, write_atomically
+from duet.training.checkpoint import Epoch, Progress, write_atomically
 from duet.training.networks import build_network
 
 PROGRESS = Progress(epoch=2, step=6, best_epoch=1, best_value=0.25, seconds=3.5, finished=False)
@@ -137,7 +137,7 @@ def test_a_checkpoint_with_other_tensors_is_refused(tmp_path, trained, tiny_conf
 
 def test_a_run_without_a_finished_epoch_has_no_best_weights_yet(tmp_path, fresh):
     assert checkpoint.read_progress(tmp_path) == Progress()
-    assert checkpoint.read_speed(tmp_path) == 0.0
+    assert checkpoint.read_history(tmp_path) == []
     with pytest.raises(UnusableRun, match="no such checkpoint") as caught:
         checkpoint.load_best(tmp_path, fresh[0])
     assert "finish at least one epoch" in caught.value.remedy
@@ -153,30 +153,34 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, make):
     assert "duet train" in caught.value.remedy
 
 
-def test_speed_is_the_median_over_the_epochs(tmp_path):
-    for epoch, seconds in enumerate([10.0, 1.0, 2.0], 1):
-        checkpoint.record_epoch(tmp_path, {"epoch": epoch, "positions": 100, "train_s": seconds})
+def epoch(number, *, loss=1.0):
+    return Epoch(number, loss, {"shared": 0.1}, 0.1, train_s=2.0, validation_s=0.5, positions=100)
 
-    assert checkpoint.read_speed(tmp_path) == 50.0
+
+def test_what_the_epochs_measured_comes_back(tmp_path):
+    for number in (1, 2):
+        checkpoint.record_epoch(tmp_path, epoch(number))
+
+    assert checkpoint.read_history(tmp_path) == [epoch(1), epoch(2)]
 
 
 def test_an_epoch_that_is_recorded_again_replaces_what_a_stopped_run_left(tmp_path):
-    for epoch in (1, 2, 3):
-        checkpoint.record_epoch(tmp_path, {"epoch": epoch, "loss": 9.0})
+    for number in (1, 2, 3):
+        checkpoint.record_epoch(tmp_path, epoch(number, loss=9.0))
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"epoch": 4, "lo')
 
-    checkpoint.record_epoch(tmp_path, {"epoch": 3, "loss": 1.0})
+    checkpoint.record_epoch(tmp_path, epoch(3))
 
-    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert lines == [{"epoch": 1, "loss": 9.0}, {"epoch": 2, "loss": 9.0}, {"epoch": 3, "loss": 1.0}]
+    assert checkpoint.read_history(tmp_path) == [epoch(1, loss=9.0), epoch(2, loss=9.0), epoch(3)]
 
 
-def test_a_damaged_history_is_refused_with_a_remedy(tmp_path):
-    (tmp_path / "history.jsonl").write_text('{"epoch": 1}\n')
+@pytest.mark.parametrize("line", ['{"epoch": 1}', "[1, 2]", "{", "\x00"])
+def test_a_damaged_history_is_refused_with_a_remedy(tmp_path, line):
+    (tmp_path / "history.jsonl").write_text(f"{line}\n")
 
     with pytest.raises(UnusableRun, match=r"history\.jsonl") as caught:
-        checkpoint.read_speed(tmp_path)
+        checkpoint.read_history(tmp_path)
 
     assert caught.value.remedy
 

@@ -8,7 +8,8 @@ import torch
 
 from duet.data.synthetic import PRESETS, SyntheticWorld
 from duet.data.windows import last_positions
-from duet.evaluation.comparison import compare, evaluate_run
+from duet.evaluation.comparison import compare
+from duet.evaluation.conditions import evaluate_run
 from duet.evaluation.intervals import mean_interval
 from duet.networks.duet_network import SHARED, Served
 from duet.training import checkpoint
@@ -44,15 +45,15 @@ def runs(world, tmp_path_factory):
 
 
 def test_generated_parameters_rank_better_than_shared_ones_and_than_the_static_model(world, runs):
-    evaluated = [run for folder in runs.values() for run in evaluate_run(folder, world)]
-    metrics = {str(run.served): run.metrics["ndcg@10"] for run in evaluated if run.config.model == "duet"}
+    evaluated = [evaluate_run(folder, world) for folder in runs.values()]
+    duet = next(record for record in evaluated if record.config.model == "duet")
 
     rows = {row.label: row for row in compare(evaluated)}
 
     for served in (f"factors-r{RANK}", "full"):
-        gain, low, _ = mean_interval(metrics[served] - metrics["shared"])
+        gain, low, _ = mean_interval(duet.values(served, "ndcg@10") - duet.values("shared", "ndcg@10"))
         assert low > 0, f"{served} over shared: {gain:+.4f}"
-        gain, low, _ = rows[f"duet r{RANK}+full, {served}"].differences["ndcg@10"]
+        gain, low, _ = rows[f"duet-r{RANK}+full, {served}"].differences["ndcg@10"]
         assert low > 0, f"{served} over static: {gain:+.4f}"
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from duet.data.interactions import Interactions
 from duet.data.splits import leave_one_out
 from duet.data.windows import training_windows
 from duet.networks.duet_network import SHARED
@@ -100,6 +101,26 @@ def test_stopping_after_every_epoch_changes_nothing(config, tiny_interactions, t
     train(config, tiny_interactions, tmp_path / "parts")
 
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_finished_run_goes_on_when_more_epochs_are_asked_for(config, tiny_interactions, uninterrupted, tmp_path):
+    train(changed(config, optimisation__max_epochs=1), tiny_interactions, tmp_path)
+
+    train(config, tiny_interactions, tmp_path)
+
+    assert_same_run(tmp_path, uninterrupted)
+    with pytest.raises(UnusableRun, match="max_epochs"):
+        train(changed(config, optimisation__max_epochs=1), tiny_interactions, tmp_path)
+
+
+@pytest.mark.parametrize("loss", ["binary", "softmax"])
+def test_a_catalogue_of_one_item_is_refused(config, tmp_path, loss):
+    one_item = Interactions("one item", np.ones(12, np.int32), np.array([0, 6, 12]), ("a", "b"), (7,))
+
+    with pytest.raises(DatasetTooSmall, match="at least 2 items"):
+        train(changed(config, optimisation__loss=loss), one_item, tmp_path / "run")
+
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (2, 2), (3, 3)], ids=["first", "middle", "last"])
@@ -207,7 +228,7 @@ def test_test_items_and_unseen_users_change_nothing(config, tiny_interactions, u
 
 
 @pytest.mark.parametrize(
-    "settings", [{"seed": 1}, {"model": "static"}, {"generator__rank": 2}, {"optimisation__max_epochs": 9}], ids=str
+    "settings", [{"seed": 1}, {"model": "static"}, {"generator__rank": 2}, {"optimisation__max_epochs": 2}], ids=str
 )
 def test_a_folder_of_another_configuration_is_refused(config, tiny_interactions, uninterrupted, settings):
     before = (uninterrupted / "last.safetensors").read_bytes()
@@ -217,6 +238,22 @@ def test_a_folder_of_another_configuration_is_refused(config, tiny_interactions,
 
     assert "another folder" in caught.value.remedy
     assert (uninterrupted / "last.safetensors").read_bytes() == before
+
+
+def test_a_run_goes_on_where_its_log_lies_elsewhere_now(config, tiny_interactions, uninterrupted, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tiny_interactions, tmp_path, observer=stop_after(1))
+
+    train(changed(config, data__source="/elsewhere/u.data"), tiny_interactions, tmp_path)
+
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("name", [".lock", ".config.yaml.4711.tmp"])
+def test_what_a_killed_process_left_of_itself_is_no_obstacle(config, tiny_interactions, tmp_path, name):
+    (tmp_path / name).write_text("process 4711")
+
+    assert train(changed(config, optimisation__max_epochs=1), tiny_interactions, tmp_path).finished
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(config, tiny_interactions, tmp_path):
@@ -359,5 +396,5 @@ def test_a_small_log_is_cut_into_smaller_batches_so_that_an_epoch_has_steps(conf
 def test_a_run_with_another_configuration_says_which_setting_differs(config, tiny_interactions, tmp_path):
     train(changed(config, optimisation__max_epochs=1), tiny_interactions, tmp_path)
 
-    with pytest.raises(UnusableRun, match=r"optimisation\.max_epochs: 1 there, 7 asked"):
-        train(changed(config, optimisation__max_epochs=7), tiny_interactions, tmp_path)
+    with pytest.raises(UnusableRun, match=r"optimisation\.patience: 9 there, 7 asked"):
+        train(changed(config, optimisation__max_epochs=1, optimisation__patience=7), tiny_interactions, tmp_path)

@@ -1,0 +1,250 @@
+"""A document of all grids: tables between markers, so that what a person wrote around them stays, and plots beside.
+
+<!-- grid movielens-1m -->
+whatever stands here is written anew
+<!-- end movielens-1m -->
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from duet.evaluation.comparison import (
+    METRIC_NAMES,
+    Variant,
+    deviation,
+    group_runs,
+    with_deviation,
+    with_interval,
+)
+from duet.evaluation.grid import OUTLINE, read_outline
+from duet.evaluation.plots import draw
+from duet.evaluation.record import OWN, RunRecord, read_record
+from duet.protocol.errors import InvalidData
+from duet.training.checkpoint import write_atomically
+
+PLOTS = "plots"
+BASELINES = ("static", "capacity-matched")
+READING = (
+    "Mean ± standard deviation over seeds. Δ: difference paired by user and seed, with its 95 % bootstrap interval "
+    "over users."
+)
+COLD_READING = "More differences to `static`; *cold*: the quarter of the users with the fewest interactions."
+SWAP_READING = (
+    "With parameters of this user now (*own*), of some interactions ago (*stale*; the device's sample is the newest), "
+    "of the mean embedding, and of another user (*swapped*). Δ to own."
+)
+
+
+@dataclass(frozen=True)
+class GridResults:
+    """What is known of one grid.
+
+    Attributes:
+        name: The grid.
+        records: Its records, variant by variant in the order of the grid.
+        missing: Names of the runs that have none.
+        strangers: Names of records in its folder that the grid does not have.
+    """
+
+    name: str
+    records: tuple[RunRecord, ...]
+    missing: tuple[str, ...]
+    strangers: tuple[str, ...]
+
+
+def read_results(folder: Path) -> GridResults:
+    """Read the records of a grid from ``<results>/<grid>``.
+
+    Raises:
+        InvalidData: If the folder does not say what the grid consists of.
+        UnusableRun: If a record is damaged.
+    """
+    outline = read_outline(folder)
+    wanted = [f"{variant}-s{seed}" for variant in outline.variants for seed in outline.seeds]
+    there = {file.stem for file in folder.glob("*.json") if file.name != OUTLINE}
+    return GridResults(
+        name=folder.name,
+        records=tuple(read_record(folder / f"{name}.json") for name in wanted if name in there),
+        missing=tuple(name for name in wanted if name not in there),
+        strangers=tuple(sorted(there - set(wanted))),
+    )
+
+
+def write_report(results: Path, out: Path) -> tuple[GridResults, ...]:
+    """Write tables and plots of every grid below a folder; other text of the document stays.
+
+    Args:
+        results: Folder of the grids.
+        out: The Markdown document; created if it is not there.
+
+    Returns:
+        What was found.
+
+    Raises:
+        InvalidData: If there is no grid, or a marker in the document has no end.
+        UnusableRun: If a record is damaged or cannot be compared with the others.
+    """
+    grids = tuple(read_results(path.parent) for path in sorted(results.glob(f"*/{OUTLINE}")))
+    if not grids:
+        raise InvalidData(
+            path=results,
+            line=None,
+            expected="a folder with the records of grids",
+            received="none",
+            remedy="Run `duet evaluate --grid` first.",
+        )
+    text = out.read_text(encoding="utf-8") if out.exists() else "# Results\n"
+    for grid in grids:
+        text = place_section(text, grid.name, _section(grid, results / grid.name, out.parent), out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, text.encode())
+    return grids
+
+
+def place_section(document: str, name: str, section: str, path: Path) -> str:
+    """Return the document with what stands between the markers of a grid replaced, or with the grid at its end.
+
+    Raises:
+        InvalidData: If one of the markers stands there without the other, or twice.
+    """
+    start, end = f"<!-- grid {name} -->", f"<!-- end {name} -->"
+    block = f"{start}\n\n{section.strip()}\n\n{end}"
+    counts = document.count(start), document.count(end)
+    if counts == (0, 0):
+        return f"{document.rstrip()}\n\n## {name}\n\n{block}\n"
+    if counts != (1, 1) or document.index(start) > document.index(end):
+        raise InvalidData(
+            path=path,
+            line=None,
+            expected=f"{start} and then {end}, once each",
+            received=f"{counts[0]} and {counts[1]} of them" if counts != (1, 1) else "them the other way round",
+            remedy="Repair the markers, or remove both to have the grid added at the end.",
+        )
+    return document[: document.index(start)] + block + document[document.index(end) + len(end) :]
+
+
+def _section(grid: GridResults, folder: Path, base: Path) -> str:
+    """Return the text of a grid, and write its plots."""
+    parts = []
+    if grid.missing:
+        parts.append(f"**Missing: {', '.join(grid.missing)}.**")
+    if grid.strangers:
+        parts.append(f"Left out, since the grid does not have them: {', '.join(grid.strangers)}.")
+    if not grid.records:
+        return "\n\n".join(parts)
+    variants = group_runs(grid.records)
+    data = grid.records[0].dataset
+    seeds = sorted({record.seed for record in grid.records})
+    counts = sorted({len(variant.seeds) for variant in variants.values()})
+    subtitle = f"{data.name}, {' to '.join(map(str, counts))} seed{'s' * (counts[-1] > 1)}"
+    plots = draw(variants, folder / PLOTS, subtitle=subtitle)
+    place = os.path.relpath(folder / PLOTS, base).replace(os.sep, "/")
+    images = {name: f"![{text}]({place}/{name})" for name, text in plots.items()}
+    parts += [
+        f"{data.name}: {data.evaluated:,} users ranked, {data.items:,} items, "
+        f"seeds {', '.join(map(str, seeds))}. {READING}",
+        main_table(variants),
+        images.pop("quality-by-bytes.svg", ""),
+        COLD_READING,
+        difference_table(variants),
+    ]
+    swaps = swap_table(variants)
+    parts += [SWAP_READING, swaps] if swaps else []
+    return "\n\n".join([*filter(None, parts), *images.values(), _provenance(grid.records)])
+
+
+def main_table(variants: Mapping[str, Variant]) -> str:
+    """Return quality, differences in NDCG@10 to both baselines, and costs: a row for all that each variant serves."""
+    head = ["variant", "seeds", *METRIC_NAMES.values(), *(f"Δ NDCG@10 to {name}" for name in BASELINES)]
+    rows = []
+    for variant in _served(variants):
+        training = [record.training for record in variant.records]
+        update = variant.records[0].sizes.update.get(variant.condition)
+        rows.append(
+            [
+                variant.label,
+                str(len(variant.seeds)),
+                *(_mean(variant, metric) for metric in METRIC_NAMES),
+                *(_difference(variant, variants.get(name), "ndcg@10") for name in BASELINES),
+                f"{sum(run.best_epoch for run in training) / len(training):.0f}",
+                f"{sum(run.seconds for run in training) / len(training) / 60:.1f}",
+                f"{update['float32']:,} / {update['int8']:,}" if update else "–",
+            ]
+        )
+    return _table([*head, "best epoch", "minutes", "bytes per update, float32 / int8"], rows)
+
+
+def difference_table(variants: Mapping[str, Variant]) -> str:
+    """Return differences to the static model in other metrics, and for cold users."""
+    static = variants.get("static")
+    rows = [
+        [
+            variant.label,
+            *(_difference(variant, static, metric) for metric in ("hr@10", "uauc", "sampled_ndcg@10")),
+            _difference(variant, static, "ndcg@10", group="cold"),
+        ]
+        for variant in _served(variants)
+        if variant.name != "static"
+    ]
+    return _table(["variant", "Δ HR@10", "Δ UAUC", "Δ 1+99 NDCG@10", "Δ NDCG@10, cold"], rows)
+
+
+def swap_table(variants: Mapping[str, Variant]) -> str:
+    """Return quality with own, stale, mean and swapped parameters, and the differences to own; empty without any."""
+    rows = []
+    for variant in variants.values():
+        record = variant.records[0]
+        if record.tested is None:
+            continue
+        own = variant.under(OWN)
+        names = [name for name in record.answers if name.startswith("stale-") or name in ("mean", "swapped", "shared")]
+        for held in [own, *(variant.under(name) for name in sorted(names, key=_order))]:
+            rows.append(
+                [
+                    variant.name,
+                    held.condition,
+                    *(_mean(held, metric) for metric in ("ndcg@10", "uauc")),
+                    *(_difference(held, own, metric) for metric in ("ndcg@10", "uauc")),
+                ]
+            )
+    return _table(["variant", "parameters", "NDCG@10", "UAUC", "Δ NDCG@10", "Δ UAUC"], rows) if rows else ""
+
+
+def _order(condition: str) -> tuple[int, int]:
+    """Sort conditions from what should be best to what should be worst, the shared parameters at the end."""
+    age = re.fullmatch(r"stale-(\d+)", condition)
+    return (0, int(age[1])) if age else (["mean", "swapped", "shared"].index(condition) + 1, 0)
+
+
+def _served(variants: Mapping[str, Variant]) -> list[Variant]:
+    return [
+        variant.under(condition)
+        for variant in variants.values()
+        for condition in dict.fromkeys((*variant.records[0].sizes.update, "shared"))
+    ]
+
+
+def _mean(variant: Variant, metric: str) -> str:
+    means = variant.means(metric)
+    return with_deviation(sum(means) / len(means), deviation(means), len(means))
+
+
+def _difference(variant: Variant, other: Variant | None, metric: str, *, group: str | None = None) -> str:
+    if other is None or (variant.name == other.name and variant.condition == other.condition):
+        return "–"
+    return with_interval(variant.minus(other, metric, group=group))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _provenance(records: Sequence[RunRecord]) -> str:
+    """Name every commit and machine that the records come from."""
+    commits = sorted({str(record.provenance.get("commit", "unknown")) for record in records})
+    machines = sorted({str(record.provenance.get("hardware", "unknown")) for record in records})
+    return f"Grid `{records[0].grid}`, ranked at commit {', '.join(commits)} on {'; '.join(machines)}."
