@@ -1,25 +1,22 @@
 """The third stage: bodies to what the device asked for, a parameter package or a whole device model as ONNX."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import safetensors.numpy
 
 from deployments.orders import AnswerKind
 from deployments.prepared_versions import PreparedVersions
+from deployments.version_checks import check_device_model, generator_tensors, shared_parameters
+from duet.protocol.device_model import Parameters
 from duet.protocol.errors import CorruptPackage, GenerationError, NonFiniteParameters
 from duet.protocol.package import ParameterPackage, seal
 from duet.protocol.representation import Representation
 from duet.registry import PublishedVersion
-
-Parameters: TypeAlias = Mapping[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 
 _SHARED_PROPERTY = "duet.shared"
 
@@ -51,7 +48,7 @@ class Composer:
         self._versions = PreparedVersions(models, _load)
 
     def prepare(self, model: str, version: str) -> None:
-        """Load a version and verify it.
+        """Load a version, verify it and compare the golden scores of its device model.
 
         Raises:
             UnknownModel: If the model is not published.
@@ -89,11 +86,8 @@ class Composer:
 
 
 def _load(published: PublishedVersion) -> _PreparedComposer:
-    tensors = safetensors.numpy.load_file(published.path("generator.safetensors"))
-    layers = published.manifest.layers
-    shared = {
-        layer.name: (tensors[f"shared.{layer.name}.weight"], tensors[f"shared.{layer.name}.bias"]) for layer in layers
-    }
+    shared = shared_parameters(generator_tensors(published), published.manifest.layers)
+    check_device_model(published, shared)
     return _PreparedComposer(published, shared)
 
 

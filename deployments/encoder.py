@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-import safetensors.numpy
 
-from deployments.prepared_versions import PreparedVersions, check_golden
+from deployments.prepared_versions import PreparedVersions
+from deployments.version_checks import check_golden, golden_tensors
 from duet.protocol.signature import Signature, Vocabulary, signature_from_json
 from duet.registry import PublishedVersion
 
@@ -72,7 +72,7 @@ class Encoder:
         path = str(published.path("encoder.onnx"))
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         signature = signature_from_json(dict(published.manifest.signature))
-        golden = safetensors.numpy.load_file(published.path("golden.safetensors"))
+        golden = golden_tensors(published)
         inputs = {name: golden[f"input.{name}"] for name in signature.input_names}
         check_golden(published, _OUTPUT, _embed(session, inputs), golden[f"output.{_OUTPUT}"])
         return _PreparedEncoder(session, signature, published.vocabulary())

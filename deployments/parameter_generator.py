@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from deployments.body_layouts import Places, base_places, factor_places, full_places, slab_layout
-from deployments.prepared_versions import PreparedVersions, check_golden
+from deployments.prepared_versions import PreparedVersions
+from deployments.version_checks import check_golden, generator_tensors, golden_tensors
 from duet.protocol.manifest import Manifest
 from duet.protocol.representation import Form, Representation
 from duet.registry import PublishedVersion
@@ -164,12 +164,15 @@ class ParameterGenerator:
 
     def _load(self, published: PublishedVersion) -> _PreparedGenerator:
         manifest = published.manifest
-        tensors = safetensors.torch.load_file(published.path("generator.safetensors"), device=str(self._accelerator))
+        tensors = {
+            name: torch.from_numpy(tensor).to(self._accelerator)
+            for name, tensor in generator_tensors(published).items()
+        }
         heads = {head: (tensors[f"{head}.weight"], tensors[f"{head}.bias"]) for head in manifest.heads}
         shared = [tensors[f"shared.{layer.name}.{role}"] for layer in manifest.layers for role in ("weight", "bias")]
-        golden = safetensors.torch.load_file(published.path("golden.safetensors"))
-        embeddings = golden["output.embedding"].to(self._accelerator)
+        golden = golden_tensors(published)
+        embeddings = torch.from_numpy(golden["output.embedding"]).to(self._accelerator)
         for head, (weight, bias) in heads.items():
             values = synthesize_factors(embeddings, weight, bias).cpu().numpy()
-            check_golden(published, head, values, golden[f"output.{head}"].numpy())
+            check_golden(published, head, values, golden[f"output.{head}"])
         return _PreparedGenerator(manifest, heads, base=torch.cat([tensor.flatten() for tensor in shared]))

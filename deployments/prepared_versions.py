@@ -5,17 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from duet.protocol.errors import CorruptVersion
+from duet.protocol.errors import CorruptVersion, DuetError
 from duet.registry import PublishedVersion, Registry
 
 Prepared = TypeVar("Prepared")
 
 _VERSIONS_A_MODEL = 3
-_RELATIVE_TOLERANCE = 2e-3
-_ABSOLUTE_TOLERANCE = 2e-4
 
 
 class PreparedVersions(Generic[Prepared]):
@@ -51,9 +46,19 @@ class PreparedVersions(Generic[Prepared]):
             with self._lock:
                 prepared = self._prepared.get(key)
                 if prepared is None:
-                    prepared = self._load(self._registry.open(model, version))
+                    prepared = self._loaded(self._registry.open(model, version))
                     self._keep(key, prepared)
         return prepared
+
+    def _loaded(self, published: PublishedVersion) -> Prepared:
+        try:
+            return self._load(published)
+        except DuetError:
+            raise
+        except Exception as error:
+            # whatever a library says of files that are not what they are called
+            reason = f"it cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            raise CorruptVersion(path=published.folder, reason=reason) from error
 
     def _keep(self, key: tuple[str, str], prepared: Prepared) -> None:
         held = [other for other in self._prepared if other[0] == key[0]]
@@ -61,20 +66,3 @@ class PreparedVersions(Generic[Prepared]):
         retired = set(held[: len(held) - _VERSIONS_A_MODEL + 1])
         kept = {other: value for other, value in self._prepared.items() if other not in retired}
         self._prepared = kept | {key: prepared}
-
-
-def check_golden(
-    published: PublishedVersion, what: str, received: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]
-) -> None:
-    """Refuse a version whose golden inputs do not lead to its golden outputs on this machine.
-
-    Raises:
-        CorruptVersion: If the outputs differ by more than rounding does.
-    """
-    if received.shape != expected.shape:
-        reason = f"its golden {what} is {list(expected.shape)} and this machine computes {list(received.shape)}"
-        raise CorruptVersion(path=published.folder, reason=reason)
-    if not np.allclose(received, expected, rtol=_RELATIVE_TOLERANCE, atol=_ABSOLUTE_TOLERANCE):
-        worst = float(np.abs(received - expected).max())
-        reason = f"this machine computes its golden {what} with an error of up to {worst:.3g}"
-        raise CorruptVersion(path=published.folder, reason=reason)

@@ -8,7 +8,7 @@ Shapes: T sample length, D embedding, R rank, M output and K input features of a
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -48,6 +48,7 @@ def write_version(
     heads: Sequence[str] = ("factors", "full"),
     golden_error: Mapping[str, float] = MappingProxyType({}),
     quality: Mapping[str, float] = MappingProxyType({}),
+    spoil: Callable[[Path], None] = lambda folder: None,
 ) -> PublishedVersion:
     """Publish a version whose every weight follows from ``seed``.
 
@@ -59,6 +60,7 @@ def write_version(
         heads: What the generator emits.
         golden_error: What to add to golden tensors, by name, so that they are wrong.
         quality: What the manifest says of representations, by name, where it is not to be made up.
+        spoil: Changes the files before they are hashed, so that only what is in them is wrong.
     """
     random = np.random.default_rng(seed)
     shared = shared_parameters(seed)
@@ -75,6 +77,7 @@ def write_version(
         for name, error in golden_error.items():
             golden[name] = golden[name] + np.float32(error)
         safetensors.numpy.save_file(golden, pending.folder / "golden.safetensors")
+        spoil(pending.folder)
         (pending.folder / "card.md").write_text("# tiny\n\nRandom weights, for tests.\n")
         return pending.commit(
             task="ranking",
