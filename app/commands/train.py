@@ -81,14 +81,15 @@ def resolve_config(path: Path | None, settings: list[str], *, data: str | None =
     from duet.training.config import TrainingConfig, override, read_config
 
     config = read_config(path) if path else TrainingConfig()
+    changes = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise InvalidData(
                 path="--set", line=None, expected="KEY=VALUE", received=setting, remedy="Try --set generator.rank=8."
             )
-        config = override(config, key.strip(), value)
-    return at_source(config, data)
+        changes[key.strip()] = value
+    return at_source(override(config, changes), data)
 
 
 def at_source(config: "TrainingConfig", data: str | None) -> "TrainingConfig":

@@ -61,7 +61,7 @@ class Grid(BaseModel):
         base = read_config(self.base)
         for seed in self.seeds:
             for variant, settings in self.runs.items():
-                config = override(base, "seed", str(seed))
+                changes = {"seed": str(seed)}
                 for key, value in settings.items():
                     if key == "seed" or key.split(".")[0] == "data":
                         raise InvalidData(
@@ -71,8 +71,8 @@ class Grid(BaseModel):
                             received=f"{variant} sets {key}",
                             remedy="Set seeds for the whole grid, and the data in its base configuration.",
                         )
-                    config = override(config, key, json.dumps(value))
-                yield Cell(self.name, variant, config)
+                    changes[key] = json.dumps(value)
+                yield Cell(self.name, variant, override(base, changes))
 
 
 class Outline(BaseModel):

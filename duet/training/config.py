@@ -1,5 +1,6 @@
 """What one training run is: a typed, frozen configuration that a YAML file fills."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -144,33 +145,32 @@ class TrainingConfig(_Config):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def override(config: TrainingConfig, key: str, value: str) -> TrainingConfig:
-    """Return the configuration with one setting changed.
+def override(config: TrainingConfig, settings: Mapping[str, str]) -> TrainingConfig:
+    """Return the configuration with some settings changed, all at once: one may only be possible with another.
 
     Args:
         config: The configuration.
-        key: The setting, levels between dots: ``generator.rank``.
-        value: The new value as YAML.
+        settings: New values as YAML by setting, levels between dots: ``generator.rank``.
 
     Raises:
-        InvalidData: If there is no such setting or the value does not fit.
+        InvalidData: If there is no such setting or a value does not fit.
     """
     document = config.model_dump(mode="json")
-    level: object = document
-    *path, last = key.split(".")
-    for name in path:
-        level = level.get(name) if isinstance(level, dict) else None
-    if not isinstance(level, dict) or last not in level:
-        known = [
-            f"{name}.{inner}" if isinstance(fields, dict) else name
-            for name, fields in document.items()
-            for inner in (fields if isinstance(fields, dict) else [""])
-        ]
-        raise InvalidData(
-            path="settings", line=None, expected=f"one of {', '.join(known)}", received=key, remedy="Correct the name."
-        )
-    level[last] = _parsed(value, f"the setting {key}")
-    return _validated(document, f"the setting {key}")
+    for key, value in settings.items():
+        level: object = document
+        *path, last = key.split(".")
+        for name in path:
+            level = level.get(name) if isinstance(level, dict) else None
+        if not isinstance(level, dict) or last not in level:
+            known = [
+                f"{name}.{inner}" if isinstance(fields, dict) else name
+                for name, fields in document.items()
+                for inner in (fields if isinstance(fields, dict) else [""])
+            ]
+            expected = f"one of {', '.join(known)}"
+            raise InvalidData(path="settings", line=None, expected=expected, received=key, remedy="Correct the name.")
+        level[last] = _parsed(value, f"the setting {key}")
+    return _validated(document, f"the settings {', '.join(settings)}")
 
 
 def difference(there: TrainingConfig, asked: TrainingConfig) -> str | None:

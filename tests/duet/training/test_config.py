@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, content):
     ids=["integer", "name", "list", "exponent", "path with a space", "null"],
 )
 def test_one_setting_is_changed_and_the_others_stay(key, value, read):
-    changed = override(TrainingConfig(), key, value)
+    changed = override(TrainingConfig(), {key: value})
 
     assert read(changed)
     kept = TrainingConfig().model_dump(), changed.model_dump()
@@ -153,7 +153,7 @@ def test_one_setting_is_changed_and_the_others_stay(key, value, read):
         ("generator.rank", "four", "generator.rank"),
         ("generator.rank", "[1,", "the setting generator.rank"),
         ("backbone.heads", "5", "width divisible by the number of heads"),
-        ("backbone.name", "din", "where backbone.name is din (set it first)"),
+        ("backbone.name", "din", "must be sampled-softmax or binary where backbone.name is din"),
         ("seed", "2024-99-99", "the setting seed"),
     ],
     ids=[
@@ -165,13 +165,13 @@ def test_one_setting_is_changed_and_the_others_stay(key, value, read):
         "wrong type",
         "bad YAML",
         "cross-check",
-        "order of settings",
+        "loss of a backbone",
         "bad date",
     ],
 )
 def test_an_override_that_cannot_be_used_names_the_setting_and_what_there_is(key, value, named):
     with pytest.raises(InvalidData) as caught:
-        override(TrainingConfig(), key, value)
+        override(TrainingConfig(), {key: value})
 
     assert named in str(caught.value) + caught.value.expected
     assert caught.value.remedy
@@ -180,10 +180,10 @@ def test_an_override_that_cannot_be_used_names_the_setting_and_what_there_is(key
 @pytest.mark.parametrize("loss", ["sampled-softmax", "binary"])
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_is_configured_with_every_loss_but_the_one_it_cannot_have(name, loss):
-    config = override(override(TrainingConfig(), "optimisation.loss", loss), "backbone.name", name)
+    config = override(TrainingConfig(), {"backbone.name": name, "optimisation.loss": loss})
 
     assert (config.backbone.name, config.optimisation.loss) == (name, loss)
-    assert override(config, "backbone.name", "gru4rec").backbone_sizes(5).name == "gru4rec"
+    assert override(config, {"backbone.name": "gru4rec"}).backbone_sizes(5).name == "gru4rec"
 
 
 def test_a_width_that_only_attention_heads_would_have_to_divide_is_allowed_without_them():
