@@ -398,3 +398,20 @@ def test_a_run_with_another_configuration_says_which_setting_differs(config, tin
 
     with pytest.raises(UnusableRun, match=r"optimisation\.patience: 9 there, 7 asked"):
         train(changed(config, optimisation__max_epochs=1, optimisation__patience=7), tiny_interactions, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        "duet.networks.personalized_parameters_generator.synthesize_factors",
+        "duet.networks.dynamic_layer.apply_low_rank",
+    ],
+)
+def test_nothing_is_trained_without_the_kernels(config, tiny_interactions, tmp_path, monkeypatch, kernel):
+    def broken(*_, **__):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(kernel, broken)
+
+    with pytest.raises(RuntimeError, match="no kernel"):
+        train(config, tiny_interactions, tmp_path)
