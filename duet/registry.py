@@ -314,7 +314,7 @@ class Registry:
         path = self.root / model / PIN_NAME
         if not path.exists():
             return None, None
-        remedy = f"Pin one anew: `duet models activate {model} VERSION`."
+        remedy = f"Pin one anew: `duet models activate {model} VERSION --models {self.root}`."
         try:
             value = decode_json(path.read_bytes())
         except (ValueError, OSError) as error:

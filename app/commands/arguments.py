@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,15 +15,38 @@ if TYPE_CHECKING:
 
 # as a log is read: anything else, 0115 or +5, is text
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+# what needs no quotes, neither of the shell nor of JSON
+_PLAIN = re.compile(r"[A-Za-z0-9_.:+][A-Za-z0-9_.:+-]*")
 
 
 def _check_url(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"Expected an address such as http://127.0.0.1:8000, got {url!r}.")
+    from duet.device.cloud import check_url
+
+    try:
+        check_url(url)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     return url
 
 
-ModelsFolder = Annotated[Path, typer.Option("--models", help="The model repository: one folder a model.")]
+def check_models_folder(folder: Path | None) -> Path | None:
+    """Refuse a file where the model repository belongs; a folder need not exist yet.
+
+    Raises:
+        typer.BadParameter: If it is one.
+    """
+    if folder is not None and folder.expanduser().is_file():
+        raise typer.BadParameter(
+            f"Expected the folder of published models, got the file {str(folder)!r}. "
+            "A log of interactions belongs to `duet train --data`."
+        )
+    return folder
+
+
+ModelsFolder = Annotated[
+    Path,
+    typer.Option("--models", callback=check_models_folder, help="The model repository: one folder a model."),
+]
 ModelName = Annotated[str, typer.Option("--model", help="Name of a published model.")]
 ServerUrl = Annotated[str, typer.Option("--url", callback=_check_url, help="Where `duet serve` listens.")]
 SampleText = Annotated[
@@ -32,7 +57,8 @@ SampleText = Annotated[
     ),
 ]
 BudgetMs = Annotated[
-    float, typer.Option("--budget-ms", min=1, help="From sending to the last byte received, in milliseconds.")
+    float,
+    typer.Option("--budget-ms", min=1, max=10_000, help="From sending to the last byte received, in milliseconds."),
 ]
 LinkText = Annotated[
     str,
@@ -64,6 +90,12 @@ def read_sample(text: str, *, item_type: str = "any") -> object:
             raise InvalidSample(
                 expected="UTF-8 text", received=f"{source!r} ({error})", remedy="Save it so."
             ) from error
+        except OSError as error:
+            raise InvalidSample(
+                expected="in a file that can be read",
+                received=f"{source!r} ({error.strerror})",
+                remedy="Check the path behind the @.",
+            ) from error
     text = text.strip()
     if text.startswith(("[", "{")):
         try:
@@ -82,6 +114,14 @@ def read_sample(text: str, *, item_type: str = "any") -> object:
     return [int(part) if _INTEGER.fullmatch(part) else part for part in ids]
 
 
+def sample_text(ids: Sequence[str | int]) -> str:
+    """Write ids as what a shell passes to ``--sample``."""
+    texts = [str(raw) for raw in ids]
+    if all(_PLAIN.fullmatch(text) for text in texts):
+        return ",".join(texts)
+    return shlex.quote(json.dumps(list(ids), ensure_ascii=False))
+
+
 def read_link(text: str) -> "str | Link":
     """Read a link from the command line.
 
@@ -91,7 +131,7 @@ def read_link(text: str) -> "str | Link":
     Raises:
         InvalidRequest: If it is neither.
     """
-    from duet.protocol.budget import PROFILES, Link
+    from duet.protocol.budget import FASTEST_KBPS, PROFILES, SLOWEST_KBPS, Link
     from duet.protocol.errors import InvalidRequest
 
     if text in PROFILES:
@@ -102,7 +142,7 @@ def read_link(text: str) -> "str | Link":
     except ValueError as error:
         raise InvalidRequest(
             detail=f"Expected a link, {', '.join(PROFILES)} or DOWN/UP/RTT such as 9000/1500/60 (kbit/s, kbit/s, ms; "
-            f"rates above 0, a round trip of at least 0), got {text!r}."
+            f"rates of {SLOWEST_KBPS:g} to {FASTEST_KBPS:g}, a round trip of at least 0), got {text!r}."
         ) from error
 
 

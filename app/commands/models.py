@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import ModelsFolder
+from app.commands.arguments import ModelsFolder, check_models_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,13 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a p
 Version = Annotated[str | None, typer.Option("--version", help="Name of a version; the active one by default.")]
 
 Folder = Annotated[
-    Path | None, typer.Option("--models", help="As before the subcommand; here it counts more.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--models",
+        callback=check_models_folder,
+        help="As before the subcommand; here it counts more.",
+        show_default=False,
+    ),
 ]
 
 app = typer.Typer(no_args_is_help=False, help="List, inspect, verify and switch published models.")
@@ -46,7 +52,7 @@ def list_models(context: typer.Context, folder: Folder = None) -> None:
     registry = _registry(context, folder)
     names = registry.models()
     if not names:
-        typer.echo(f"No model is published in {registry.root}. Publish one: duet publish RUN")
+        typer.echo(f"No model is published in {registry.root}. Publish one: duet publish RUN --models {registry.root}")
         return
     table = Table("model", "active version", "versions", box=None, header_style="bold", pad_edge=False)
     for name in names:
@@ -150,7 +156,13 @@ def representations_table(records: "Sequence[RepresentationRecord]") -> "Table":
 def _registry(context: typer.Context, folder: Path | None) -> "Registry":
     from duet.registry import Registry
 
-    return Registry((folder or Path(context.obj)).expanduser())
+    root = (folder or Path(context.obj)).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"Expected the folder of published models at {root.absolute()}, got no such folder. Publish a run there "
+            f"with `duet publish RUN --models {root}`, or name another folder with --models."
+        )
+    return Registry(root)
 
 
 def _facts(published: "PublishedVersion") -> dict[str, str]:

@@ -1,12 +1,13 @@
 """``duet serve``: a server of its own on this machine, until Ctrl-C."""
 
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import ModelsFolder
+from app.commands.arguments import ModelsFolder, sample_text
 
 if TYPE_CHECKING:
     from app.server import RunningServer
@@ -51,6 +52,7 @@ def serve(
 
     Follows `duet models activate` and `rollback` while it runs: no restart, no refused request.
     """
+    find_server()
     from pydantic import ValidationError
 
     from app.server import check_accelerator, serve_forever
@@ -94,6 +96,17 @@ def serve(
     typer.echo("Stopped.")
 
 
+def find_server() -> None:
+    """Miss what serves before anything is done; Ray is not imported, which has to wait for its variables.
+
+    Raises:
+        ModuleNotFoundError: If it is not installed.
+    """
+    for library in ("fastapi", "ray", "torch"):
+        if find_spec(library) is None:
+            raise ModuleNotFoundError(f"No module named {library!r}", name=library)
+
+
 def _announce(settings: "AppSettings", server: "RunningServer") -> None:
     from duet.registry import Registry
 
@@ -102,4 +115,5 @@ def _announce(settings: "AppSettings", server: "RunningServer") -> None:
     for name in names:
         typer.echo(f"Serving {name} {registry.active(name)}")
     typer.echo(f"Listening on {server.url} ({settings.placement}, {settings.accelerator}); logs in {server.logs}")
-    typer.echo(f"Try: duet device --url {server.url} --model {names[0]} --sample ITEM,ITEM,ITEM")
+    sample = sample_text(registry.open(names[0]).vocabulary().ids[:3])
+    typer.echo(f"Try: duet device --url {server.url} --model {names[0]} --sample {sample}")

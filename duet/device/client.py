@@ -13,16 +13,25 @@ import httpx
 from duet.device.cloud import Answer, Cloud
 from duet.device.model_cache import DEVICE_FILE, InstalledModel, ModelCache, install, read_manifest
 from duet.device.runtime import DeviceModel, Ranking
+from duet.device.samples import plain_ids
 from duet.device.update import Update, report
 from duet.protocol.budget import PROFILES, Link
+from duet.protocol.canonical_json import encode_json
 from duet.protocol.errors import DuetError, NoDeviceModel, WrongVersion
 from duet.protocol.manifest import Manifest, digest_of
 from duet.protocol.package import ParameterPackage
 from duet.protocol.representation import Dtype, Form, Representation
 from duet.protocol.signature import SequenceSignature
 
+MAX_BUDGET_MS = 10_000.0
+"""The largest budget that a cloud accepts."""
+
+MAX_TIMEOUT_S = 3600.0
+"""The longest that a device can be told to wait on the network."""
+
 _LOGGER = logging.getLogger(__name__)
 _FULL = Representation(Form.FULL, Dtype.FLOAT32)
+_PRIORITIES = ("low", "normal", "high")
 _MIN_ANSWER_BYTES = 2**20  # another version may have larger layers than the one in place
 
 
@@ -49,7 +58,7 @@ class DuetDevice:
         model: str,
         *,
         device_id: str,
-        cache: Path,
+        cache: Path | str,
         link: str | Link = "lte",
         budget_ms: float = 200.0,
         accepts: Mapping[str, Sequence[str]] | None = None,
@@ -67,38 +76,43 @@ class DuetDevice:
             device_id: Opaque id; the cloud uses it for canaries and limits and does not store it.
             cache: Folder for device models; devices and processes may share it.
             link: Name of a network profile, or the measured link.
-            budget_ms: From sending to the last byte received.
+            budget_ms: From sending to the last byte received; above 0, at most 10,000.
             accepts: ``{"forms": [...], "dtypes": [...]}`` that the device can read; everything when None.
             priority: ``"low"``, ``"normal"`` or ``"high"``.
             timeout_s: When to give up waiting for parameters; when None, twice the budget and at least 1 s, because
-                parameters that come late are still fresher than those in place.
+                parameters that come late are still fresher than those in place. At most 3,600.
             headers: Sent with every request, for example ``Authorization``.
             transport: What carries the requests instead of the network.
             clock: Seconds that never go back.
 
         Raises:
-            ValueError: If the address, the device id, the profile or the budget is not usable.
+            ValueError: If the address, the device id, the link, the budget, the priority or the time-out is not usable.
             InvalidName: If ``model`` is no model name.
         """
-        if isinstance(link, str) and link not in PROFILES:
-            raise ValueError(f"Expected a Link or a profile of {sorted(PROFILES)}, got {link!r}.")
+        if not (link in PROFILES if isinstance(link, str) else isinstance(link, Link)):
+            raise ValueError(f"Expected a Link or a profile of {sorted(PROFILES)}, got {link!r:.80}.")
         if not 1 <= len(device_id) <= 128:
             raise ValueError(f"Expected a device id of 1 to 128 characters, got {len(device_id)}.")
-        if not budget_ms > 0:
-            raise ValueError(f"Expected a budget above 0 ms, got {budget_ms:g}.")
+        if not 0 < budget_ms <= MAX_BUDGET_MS:
+            raise ValueError(f"Expected a budget above 0 and at most {MAX_BUDGET_MS:g} ms, got {budget_ms:g}.")
+        if timeout_s is not None and not 0 < timeout_s <= MAX_TIMEOUT_S:
+            raise ValueError(f"Expected timeout_s above 0 and at most {MAX_TIMEOUT_S:g} s, got {timeout_s:g}.")
+        if priority not in _PRIORITIES:
+            raise ValueError(f"Expected a priority of {list(_PRIORITIES)}, got {priority!r:.80}.")
         self.link = PROFILES[link] if isinstance(link, str) else link
         self._model = model
-        self._budget_ms = budget_ms
-        self._timeout_s = timeout_s if timeout_s is not None else max(1.0, 2 * budget_ms / 1000)
+        self._budget_ms = float(budget_ms)
+        self._timeout_s = float(timeout_s) if timeout_s is not None else max(1.0, 2 * self._budget_ms / 1000)
         self._request: dict[str, object] = {
             "device": device_id,
-            "link": link if isinstance(link, str) else vars(link),
+            "link": link if isinstance(link, str) else {name: float(value) for name, value in vars(link).items()},
             "priority": priority,
         }
         if accepts is not None:
             self._request["accepts"] = {what: list(names) for what, names in accepts.items()}
+        encode_json(self._request)  # what JSON cannot carry must fail here, not in every update
         self._clock = clock
-        self._cache = ModelCache(cache, model)
+        self._cache = ModelCache(Path(cache), model)
         self._cloud = Cloud(url, model, headers=headers, transport=transport, clock=clock)
         self._lock = threading.RLock()
         self._held: _Held | None = None
@@ -111,7 +125,7 @@ class DuetDevice:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; predicting goes on."""
+        """Close the connections; predicting with what is in place goes on, and ``update`` reports that it failed."""
         self._cloud.close()
 
     @property
@@ -192,7 +206,8 @@ class DuetDevice:
             except DuetError as error:
                 if not raise_on_error:
                     if self._failures == 0:
-                        _LOGGER.warning("Keeping the parameters in place: %s", error)
+                        told = " ".join([str(error), *getattr(error, "__notes__", ())])
+                        _LOGGER.warning("Keeping the parameters in place: %s", told)
                     self._failures += 1
                 update = replace(report(answers), representation=self.representation, error=error)
             update = replace(update, measured_ms=(self._clock() - started) * 1000)
@@ -202,6 +217,7 @@ class DuetDevice:
 
     def _update(self, sample: object, answers: list[Answer]) -> Update:
         held = self._hold()
+        sample = plain_ids(sample)
         # without the vocabulary: items that this version does not know may be known to the one the cloud serves now
         held.installed.model.signature.validate(sample)
         answers.append(self._ask(sample, held))

@@ -18,12 +18,14 @@ from duet.protocol.errors import (
     CloudUnreachable,
     DuetError,
     GenerationError,
+    InvalidName,
     InvalidRequest,
     Overloaded,
     RequestError,
     ServiceUnavailable,
     Unauthorized,
 )
+from duet.protocol.manifest import MODEL_NAME
 from duet.protocol.package import MEDIA_TYPE
 
 PROBLEM_BYTES = 65536
@@ -37,6 +39,10 @@ DOWNLOAD_TIMEOUT_S = 120.0
 
 MAX_RETRY_AFTER_S = 3600.0
 """A longer ``Retry-After`` counts as this: no cloud can silence a device for good."""
+
+_EXPECTED_URL = "Expected the cloud's address, http:// or https:// and a host, such as http://127.0.0.1:8000"
+_SHOWN_CHARACTERS = 600
+_MAX_PORT = 65535
 
 _LEAVES = {
     leaf.code: leaf
@@ -66,6 +72,24 @@ class Answer:
     attempts: int = 1
 
 
+def check_url(url: str) -> None:
+    """Refuse an address that no request can go to.
+
+    Raises:
+        ValueError: If it is not ``http://`` or ``https://``, a host, and perhaps a port and a path.
+    """
+    try:
+        address = httpx.URL(url)
+        # as a socket will encode it, which is stricter than httpx
+        host = address.raw_host.decode("ascii").encode("idna")
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(f"{_EXPECTED_URL}, got {url!r} ({error}).") from error
+    if address.scheme not in ("http", "https") or not host:
+        raise ValueError(f"{_EXPECTED_URL}, got {url!r}.")
+    if address.port is not None and not 1 <= address.port <= _MAX_PORT:
+        raise ValueError(f"{_EXPECTED_URL}, got {url!r} with a port that is not from 1 to {_MAX_PORT}.")
+
+
 class Cloud:
     """Owns a pool of connections to one cloud, for one model.
 
@@ -81,8 +105,22 @@ class Cloud:
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if httpx.URL(url).scheme not in ("http", "https"):
-            raise ValueError(f"Expected the cloud's address as http:// or https://, got {url!r}.")
+        """Prepare the line; nothing is sent yet.
+
+        Args:
+            url: Address of the cloud.
+            model: Name of the model.
+            headers: Sent with every request.
+            transport: What carries the requests instead of the network.
+            clock: Seconds that never go back.
+
+        Raises:
+            ValueError: If the address is not usable.
+            InvalidName: If ``model`` is no model name.
+        """
+        check_url(url)
+        if not MODEL_NAME.fullmatch(model):
+            raise InvalidName(name=model)
         self.url = f"{url.rstrip('/')}/v1/models/{model}"
         self._clock = clock
         self._quiet_until = -math.inf
@@ -121,6 +159,8 @@ class Cloud:
     ) -> Answer:
         """Ask for parameters; once more with what is left of the budget if the connection breaks or the answer is 500.
 
+        Not once more when nothing is left of the budget, or of ``timeout_s``.
+
         Asking changes nothing in the cloud, so asking twice is safe. After an answer 429, or 503 with ``Retry-After``,
         nothing is sent until that time has passed.
 
@@ -144,12 +184,13 @@ class Cloud:
         except _BrokenError as error:
             elapsed_s = self._clock() - started
             left_ms = budget_ms - elapsed_s * 1000
-            if left_ms <= 0:
-                raise CloudUnreachable(url=self.url, reason=str(error)) from error
+            left_s = timeout_s - elapsed_s
+            if left_ms <= 0 or left_s <= 0:
+                raise error.told(self.url) from error
         try:
-            answer = self._ask({**request, "budget_ms": left_ms}, timeout_s - elapsed_s, limit_bytes)
+            answer = self._ask({**request, "budget_ms": left_ms}, left_s, limit_bytes)
         except _BrokenError as error:
-            raise CloudUnreachable(url=self.url, reason=f"{error}, twice") from error
+            raise error.told(self.url, more=", twice") from error
         return replace(answer, attempts=2)
 
     def _ask(self, request: Mapping[str, object], timeout_s: float, limit_bytes: int) -> Answer:
@@ -165,10 +206,11 @@ class Cloud:
         try:
             return self._exchange(sent, timeout_s=DOWNLOAD_TIMEOUT_S, limit_bytes=limit_bytes).body
         except _BrokenError as error:
-            raise CloudUnreachable(url=self.url, reason=str(error)) from error
+            raise error.told(self.url) from error
 
     def _exchange(self, request: httpx.Request, *, timeout_s: float, limit_bytes: int) -> Answer:
-        deadline = self._clock() + timeout_s
+        started = self._clock()
+        deadline = started + timeout_s
         try:
             response = self._client.send(request, stream=True)
             try:
@@ -179,9 +221,14 @@ class Cloud:
         except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
             raise _BrokenError(_reason(error)) from error
         except httpx.TimeoutException as error:
-            raise CloudUnreachable(url=self.url, reason=f"none came within {timeout_s:.3g} s") from error
+            reason = f"none came within {self._clock() - started:.3g} s"
+            raise CloudUnreachable(url=self.url, reason=reason) from error
         except httpx.HTTPError as error:
             raise CloudUnreachable(url=self.url, reason=_reason(error)) from error
+        except RuntimeError as error:
+            if not self._client.is_closed:
+                raise
+            raise CloudUnreachable(url=self.url, reason="this line to it was closed") from error
         first_lines = (
             f"{request.method} {request.url.raw_path.decode()} HTTP/1.1",
             f"HTTP/1.1 {response.status_code} {response.reason_phrase}",
@@ -213,10 +260,31 @@ class Cloud:
 class _BrokenError(Exception):
     """The connection broke, or the cloud failed inside: the request may be repeated."""
 
+    def told(self, url: str, *, more: str = "") -> CloudUnreachable:
+        """Make the error for when it is not."""
+        error = CloudUnreachable(url=url, reason=f"{self}{more}")
+        for note in getattr(self, "__notes__", ()):
+            error.add_note(note)
+        return error
+
 
 def _refusal(answer: Answer, url: str) -> Exception:
-    """Say what an answer other than 200 and 204 means, as precisely as its problem document allows."""
+    """Say what an answer other than 200 and 204 means, as precisely as its problem document allows.
+
+    A failure of the cloud's own has what its operator needs as notes: the whole detail, and the id of the request.
+    """
     problem = _problem(answer.body)
+    error = _meaning(answer, problem, url)
+    if answer.status >= 500:
+        detail, request_id = (_printable(problem.get(name)) for name in ("detail", "request_id"))
+        if detail and detail not in str(error):
+            error.add_note(f"The cloud said: {detail}")
+        if request_id:
+            error.add_note(f"Request id: {request_id}")
+    return error
+
+
+def _meaning(answer: Answer, problem: Mapping[str, object], url: str) -> Exception:
     code, detail = problem.get("code"), problem.get("detail")
     leaf = _LEAVES.get(code) if isinstance(code, str) else None
     retry = {"retry_after_s": _retry_after_s(answer)} if answer.status in (429, 503) else {}
@@ -227,9 +295,11 @@ def _refusal(answer: Answer, url: str) -> Exception:
         return Unauthorized()
     if answer.status == 429:
         return Overloaded(retry_after_s=_retry_after_s(answer))
-    said = f"it answered {answer.status}" + (f", {code}" if code else "") + (f": {detail}" if detail else "")
+    said = f"it answered {answer.status}" + (f", {_printable(code)}" if code else "")
     if 400 <= answer.status < 500:
-        return InvalidRequest(detail=f"Expected an answer from {url}, but {said}")
+        told = f": {_printable(detail).rstrip('.')}." if detail else "."
+        remedy = "Check that the address is that of a DUET server, and that it is of the version of this library."
+        return InvalidRequest(detail=f"Expected an answer from {url}, but {said}{told} {remedy}")
     return _BrokenError(said) if answer.status == 500 else CloudUnreachable(url=url, reason=said)
 
 
@@ -256,8 +326,14 @@ def _rebuilt(leaf: type[DuetError], facts: Mapping[str, object]) -> DuetError | 
         return None
     try:
         return leaf(**{name: facts[name] for name in names})
-    except (TypeError, ValueError, OverflowError):  # the facts came from outside
+    except (TypeError, ValueError, OverflowError, RecursionError):  # the facts came from outside
         return None
+
+
+def _printable(value: object) -> str:
+    """Show what came from outside on one line of bounded length; nothing for what is no text."""
+    text = value[:_SHOWN_CHARACTERS] if isinstance(value, str) else ""
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
 
 def _reason(error: Exception) -> str:

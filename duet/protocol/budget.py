@@ -22,6 +22,9 @@ RESPONSE_HEADER_BYTES = 640
 
 BITS_PER_BYTE = 8
 
+SLOWEST_KBPS, FASTEST_KBPS = 0.1, 1e9
+"""Rates that a link may have, kbit/s: with a slower one, times overflow or become numbers that nobody can read."""
+
 _BUDGET_FIELD_BYTES = len('"budget_ms": 10000, ')
 
 
@@ -30,7 +33,8 @@ class Link:
     """The network between a device and the cloud.
 
     Raises:
-        ValueError: If a rate is not positive and finite, or the round-trip time negative or not finite.
+        ValueError: If a rate is not within ``SLOWEST_KBPS`` and ``FASTEST_KBPS``, or the round-trip time negative or
+            not finite.
     """
 
     down_kbps: float
@@ -38,9 +42,12 @@ class Link:
     rtt_ms: float
 
     def __post_init__(self) -> None:
-        rates_are_usable = all(0 < rate < math.inf for rate in (self.down_kbps, self.up_kbps))
+        rates_are_usable = all(SLOWEST_KBPS <= rate <= FASTEST_KBPS for rate in (self.down_kbps, self.up_kbps))
         if not rates_are_usable or not 0 <= self.rtt_ms < math.inf:
-            raise ValueError(f"Expected positive rates and a round-trip time of at least 0 ms, got {self}.")
+            raise ValueError(
+                f"Expected rates of {SLOWEST_KBPS:g} to {FASTEST_KBPS:g} kbit/s and a round trip of at least 0 ms, "
+                f"got {self}. Measure the link again, or name a profile."
+            )
 
     def download_ms(self, size_bytes: float) -> float:
         """Time on the wire towards the device, without latency."""

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.commands.serve import find_server
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from app.commands.demo.devices import Moment
     from app.commands.demo.report import Findings
     from duet.data.interactions import Interactions
     from duet.data.splits import LeaveOneOut
@@ -42,32 +45,57 @@ def demo(
 
     With the synthetic world it takes under three minutes on two cores. The server listens on a free port of 127.0.0.1.
     """
+    find_server()
     from rich.console import Console
     from rich.markup import escape
 
     from app.commands.demo.report import write_report
     from app.commands.train import load_data
     from duet.registry import Registry
+    from duet.training.loop import split_of
 
     console = Console(highlight=False)
     started = time.perf_counter()
     config = _config(data, quick=quick)
     interactions = load_data(config.data, seed=config.seed)
+    split = split_of(config, interactions)
+    lives = _lives(split, 30 if quick else devices, length=config.backbone.length)
     _empty(folder)
     console.print(
         f"[bold]1. Train[/] on {escape(interactions.name)}: {interactions.user_count:,} users, "
         f"{interactions.item_count:,} items, {len(interactions.items):,} interactions; "
         f"{config.data.unseen_share:.0%} of the users are kept out, as new devices."
     )
-    split = _train(config, interactions, folder / "run", console)
+    _train(config, interactions, folder / "run", console)
     console.print("[bold]2. Publish[/] with the quality of every representation measured through bytes and ONNX.")
     registry = Registry(folder / "models")
     published = _publish(folder / "run", interactions, registry, console, quick=quick)
-    findings = _serve_and_visit(config, published, registry, split, folder, console, 30 if quick else devices)
+    findings = _serve_and_visit(config, published, lives, dataset=interactions.name, folder=folder, console=console)
     report = folder / REPORT
     write_report(report, findings)
     _print_findings(findings, console)
     typer.echo(f"\nReport with plots: {report.resolve()}  ({time.perf_counter() - started:.0f} s in all)")
+
+
+def _lives(split: "LeaveOneOut", devices: int, *, length: int) -> "list[list[Moment]]":
+    """Choose the held-out users that become devices, and the moments at which they ask.
+
+    Raises:
+        DatasetTooSmall: If none of them has a history that is long enough.
+    """
+    from app.commands.demo.devices import moments_of
+    from duet.protocol.errors import DatasetTooSmall
+
+    lives = [moments_of(split, int(user), count=MOMENTS, lag=LAG, length=length) for user in split.unseen]
+    lives = [moments for moments in lives if moments][:devices]
+    if not lives:
+        raise DatasetTooSmall(
+            what=f"users with more than {LAG + 1} interactions among the {len(split.unseen)} that are kept out of "
+            "training, for the demo to simulate",
+            count=0,
+            needed=1,
+        )
+    return lives
 
 
 def _empty(folder: Path) -> None:
@@ -98,11 +126,11 @@ def _config(data: str | None, *, quick: bool) -> "TrainingConfig":
     return resolve_config(Path(__file__).parents[3] / "duet/training/configs/demo.yaml", settings, data=data)
 
 
-def _train(config: "TrainingConfig", interactions: "Interactions", run: Path, console: "Console") -> "LeaveOneOut":
+def _train(config: "TrainingConfig", interactions: "Interactions", run: Path, console: "Console") -> None:
     import torch
 
     from app.commands.progress import TrainingProgress
-    from duet.training.loop import split_of, train
+    from duet.training.loop import train
 
     # the layers are too small for a second thread to pay, and on a busy machine it costs
     torch.set_num_threads(1)
@@ -112,7 +140,6 @@ def _train(config: "TrainingConfig", interactions: "Interactions", run: Path, co
         f"   best epoch {result.best_epoch} of {result.epoch} by validation NDCG@10 ({result.best_value:.4f}), "
         f"{result.seconds:.0f} s"
     )
-    return split_of(config, interactions)
 
 
 def _publish(
@@ -143,13 +170,13 @@ def _publish(
 def _serve_and_visit(
     config: "TrainingConfig",
     published: "PublishedVersion",
-    registry: "Registry",
-    split: "LeaveOneOut",
+    lives: "list[list[Moment]]",
+    *,
+    dataset: str,
     folder: Path,
     console: "Console",
-    devices: int,
 ) -> "Findings":
-    from app.commands.demo.devices import ask_with_link, moments_of, silence_expected_failures, simulate
+    from app.commands.demo.devices import ask_with_link, silence_expected_failures, simulate
     from app.commands.demo.ground_truth import ground_truth
     from app.commands.demo.report import Findings
     from app.commands.demo.summary import delivery_of, quality_of, typical_gain
@@ -157,18 +184,11 @@ def _serve_and_visit(
     from app.server import start
     from app.settings import AppSettings
     from duet.protocol.budget import PROFILES
-    from duet.protocol.errors import DatasetTooSmall
 
-    length = published.manifest.signature["length"]
-    assert isinstance(length, int)
-    lives = [moments_of(split, int(user), count=MOMENTS, lag=LAG, length=length) for user in split.unseen]
-    lives = [moments for moments in lives if moments][:devices]
-    if not lives:
-        raise DatasetTooSmall(what=f"held-out users with more than {LAG} interactions", count=0, needed=1)
     console.print("[bold]3. Serve[/] on Ray Serve, all stages in one replica.")
     cache = folder / "device-cache"
     silence_expected_failures()
-    with start(AppSettings(models=str(registry.root), model=MODEL), port=0) as server, bar(console) as progress:
+    with start(AppSettings(models=str(folder / "models"), model=MODEL), port=0) as server, bar(console) as progress:
         console.print(f"   {server.url}")
         console.print(
             f"[bold]4. Devices[/]: {len(lives)} of the users that were kept out ask over HTTP and rank locally."
@@ -202,7 +222,7 @@ def _serve_and_visit(
         )
     return Findings(
         model=f"{MODEL} {published.version}",
-        dataset=split.interactions.name,
+        dataset=dataset,
         budget_ms=BUDGET_MS,
         lag=LAG,
         quality=quality_of(complete),
@@ -259,6 +279,10 @@ def _print_findings(findings: "Findings", console: "Console") -> None:
     for d in findings.deliveries:
         if d.refused and d.refusal is None:
             console.print(f"{d.link}: {d.refused} more were refused, {escape(d.reason)}")
+    console.print(
+        f"\n[bold]The top 10[/]: with fresh parameters the next item enters it in {quality.entered:,} of "
+        f"{quality.visits:,} rankings, and leaves it in {quality.left:,}"
+    )
     example = findings.example
     console.print(
         f"\n[bold]One device[/]: its next item moves from rank {example.shared:g} to rank {example.fresh:g} "

@@ -1,7 +1,7 @@
 """The demo's report: one HTML file with its plots inside, nothing to fetch."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,9 +118,9 @@ def plot_bytes(records: Sequence[RepresentationRecord]) -> Figure:
             frontier.append((record.package_bytes, best, str(record.representation)))
     axes.step([x for x, _, _ in frontier], [y for _, y, _ in frontier], where="post", color=INK, lw=0.8, zorder=0)
     for at, (x, y, name) in enumerate(frontier):
-        offset = (4, -10) if at % 2 == 0 else (-4, 6)
+        offset = (4, -12) if at % 2 == 0 else (-4, 6)
         side = "left" if at % 2 == 0 else "right"
-        axes.annotate(name, (x, y), xytext=offset, textcoords="offset points", fontsize=7, color=INK, ha=side)
+        axes.annotate(name, (x, y), xytext=offset, textcoords="offset points", fontsize=9, color=INK, ha=side)
     axes.set_xscale("log")
     axes.set_xlabel("package bytes")
     axes.set_ylabel("NDCG@10, validation")
@@ -130,32 +130,72 @@ def plot_bytes(records: Sequence[RepresentationRecord]) -> Figure:
     handles += [axes.plot([], [], mark, color=INK, mfc="none")[0] for mark in MARKS.values()]
     labels = [form for form in FORMS if form in present] + list(MARKS)
     axes.legend(
-        handles, labels, fontsize=7, ncols=len(labels), loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False
+        handles,
+        labels,
+        fontsize=9,
+        ncols=(len(labels) + 1) // 2,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.18),
+        frameon=False,
     )
     return figure
 
 
 def plot_latency(deliveries: Sequence[Delivery], budget_ms: float) -> Figure:
-    """Draw where the milliseconds of an update go, for each kind of network, with the budget as a line."""
-    figure, axes = _figure(6.2, 0.45 * len(deliveries) + 1.3)
+    """Draw where the milliseconds of an update go, for each kind of network: against the budget, and in the server."""
     shown = [delivery for delivery in deliveries if delivery.refusal is None]
-    for place, delivery in enumerate(shown):
-        left = 0.0
-        other = max(0.0, delivery.server_ms[0] - sum(delivery.stages_ms.values()))
-        parts = [(delivery.network_ms, "#cbd2d9", "network (modelled)"), (other, "#7b8794", "rest of the server")]
-        parts += [(delivery.stages_ms[stage], STAGE_COLOURS[stage], stage) for stage in STAGES]
-        for width, colour, name in parts:
-            axes.barh(place, width, left=left, color=colour, label=name if place == 0 else None, height=0.6)
-            left += width
-        axes.annotate(
-            f"{delivery.delivered_ms[0]:.0f} ms", (left, place), xytext=(4, 0), textcoords="offset points", va="center"
+    figure = Figure(figsize=(10, 0.42 * len(shown) + 1.7), layout="constrained")
+    whole, server = figure.subplots(1, 2, sharey=True)
+    for axes in (whole, server):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=10)
+    network = [delivery.network_ms for delivery in shown]
+    measured = [delivery.server_ms[0] for delivery in shown]
+    _stack(whole, {"network, modelled": (network, "#cbd2d9"), "server, measured": (measured, "#334e68")}, "{:.0f} ms")
+    whole.axvline(budget_ms, color="#e12d39", lw=1, ls="--", label=f"budget {budget_ms:g} ms")
+    whole.set_xlim(0, budget_ms * 1.15)
+    stages = {stage: [delivery.stages_ms[stage] for delivery in shown] for stage in STAGES}
+    rest = [max(0.0, total - sum(parts)) for total, *parts in zip(measured, *stages.values(), strict=True)]
+    _stack(
+        server,
+        {stage: (widths, STAGE_COLOURS[stage]) for stage, widths in stages.items()} | {"rest": (rest, "#cbd2d9")},
+        "{:.1f} ms",
+    )
+    server.margins(x=0.18)
+    whole.set_yticks(range(len(shown)), [delivery.link for delivery in shown])
+    whole.invert_yaxis()  # in the order of the table
+    whole.set_title("An update, p50", loc="left", fontsize=11)
+    server.set_title("The server's share of it alone, p50 of each stage", loc="left", fontsize=11)
+    for axes, columns in ((whole, 3), (server, len(STAGES) + 1)):
+        axes.set_xlabel("ms", fontsize=10)
+        axes.legend(
+            fontsize=9,
+            ncols=columns,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.2),
+            frameon=False,
+            handlelength=1,
+            columnspacing=1,
         )
-    axes.axvline(budget_ms, color="#e12d39", lw=1, ls="--", label=f"budget {budget_ms:g} ms")
-    axes.set_yticks(range(len(shown)), [delivery.link for delivery in shown])
-    axes.set_xlabel("ms, median of an update")
-    axes.set_xlim(0, budget_ms * 1.15)
-    axes.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     return figure
+
+
+def _stack(axes: "Axes", parts: Mapping[str, tuple[Sequence[float], str]], total: str) -> None:
+    """Draw one horizontal bar a row out of named parts, with its sum behind it."""
+    left = [0.0] * max(len(widths) for widths, _ in parts.values())
+    for name, (widths, colour) in parts.items():
+        axes.barh(range(len(widths)), widths, left=left, color=colour, label=name, height=0.6)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    for place, end in enumerate(left):
+        axes.annotate(
+            total.format(end),
+            (end, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=10,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
 
 
 def _figure(width: float, height: float) -> "tuple[Figure, Axes]":

@@ -18,7 +18,18 @@ STAGES = ("queue", "encode", "generate", "compose")
 
 @dataclass(frozen=True)
 class Quality:
-    """Ranking quality of the devices: NDCG@10 and hit rate with each kind of parameters, and paired differences."""
+    """Ranking quality of the devices.
+
+    Attributes:
+        ndcg: NDCG@10 with each kind of parameters.
+        hits: Hit rate at 10 with each kind of parameters.
+        fresh_minus_shared: Paired difference of NDCG@10.
+        fresh_minus_stale: Paired difference of NDCG@10.
+        devices: How many devices asked.
+        visits: How many rankings they made with each kind of parameters.
+        entered: In how many of them fresh parameters brought the next item into the top 10 of the shared ones.
+        left: In how many they took it out.
+    """
 
     ndcg: Mapping[str, Interval]
     hits: Mapping[str, float]
@@ -26,6 +37,8 @@ class Quality:
     fresh_minus_stale: Interval
     devices: int
     visits: int
+    entered: int
+    left: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ def quality_of(visits: Sequence[Visit]) -> Quality:
         fresh_minus_stale=mean_interval(ndcg["fresh"] - ndcg["stale"]),
         devices=len(ndcg["shared"]),
         visits=len(visits),
+        entered=sum(map(_entered, visits)),
+        left=sum(visit.shared <= TOP < visit.fresh for visit in visits),
     )
 
 
@@ -105,10 +120,14 @@ def typical_gain(visits: Sequence[Visit]) -> Visit:
 
     Without such a visit, the one whose rank improved most.
     """
-    gained = [visit for visit in visits if visit.fresh <= TOP < visit.shared]
+    gained = [visit for visit in visits if _entered(visit)]
     if not gained:
         return max(visits, key=lambda visit: visit.shared - visit.fresh)
     return sorted(gained, key=lambda visit: visit.shared - visit.fresh)[len(gained) // 2]
+
+
+def _entered(visit: Visit) -> bool:
+    return visit.fresh <= TOP < visit.shared
 
 
 def _ndcg(rank: float) -> float:

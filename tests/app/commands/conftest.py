@@ -28,6 +28,7 @@ class FakeCloud:
         self.problem: dict[str, object] = {}
         self.missing: dict[str, object] = {}
         self.downloads = 0
+        self.paths: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
@@ -119,6 +120,7 @@ def _handler(cloud: FakeCloud) -> type[BaseHTTPRequestHandler]:
             self._answer(200, cloud.package, headers)
 
         def do_GET(self) -> None:
+            cloud.paths.append(self.path)
             if cloud.missing:
                 self._answer(404, json.dumps(cloud.missing).encode(), {})
                 return

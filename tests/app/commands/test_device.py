@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from app.commands import app
@@ -79,6 +80,19 @@ def test_an_item_that_nobody_knows_is_the_callers_mistake(cloud: FakeCloud, tmp_
 
     assert result.exit_code == 2
     assert "sample" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--url", "http://[::1"], ["--url", "http://a:b"], ["--budget-ms", "1e99"], ["--model", "../tiny"]],
+    ids=" ".join,
+)
+def test_an_unusable_option_is_named(cloud: FakeCloud, tmp_path: Path, arguments: list[str]) -> None:
+    result = duet_device(cloud, tmp_path, *arguments)
+
+    assert result.exit_code == 2
+    assert arguments[0 if "budget" in arguments[0] else 1] in result.stderr
+    assert not cloud.paths
 
 
 def test_an_unknown_model_is_the_callers_mistake_said_once(cloud: FakeCloud, tmp_path: Path) -> None:

@@ -98,6 +98,18 @@ def test_a_refusal_is_one_line_and_says_whose_turn_it_is(
     assert result.stderr.count("\n") == 1
 
 
+def test_a_failure_of_the_server_is_shown_whole_with_the_id_of_the_request(cloud: FakeCloud) -> None:
+    detail = "The server met an error of its own. " + "Keep the current parameters and retry later. " * 3 + "The end."
+    cloud.status = 500
+    cloud.problem = {"code": "internal_error", "detail": detail, "request_id": "7f-31"}
+
+    result = duet_generate(cloud)
+
+    assert result.exit_code == 1
+    assert result.stderr.endswith(f"The cloud said: {detail} Request id: 7f-31\n")
+    assert result.stderr.count("\n") == 1
+
+
 def test_no_server_at_the_address_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed_soon:
         url = f"http://127.0.0.1:{closed_soon.getsockname()[1]}"
@@ -114,14 +126,20 @@ def test_no_server_at_the_address_is_one_line() -> None:
         (["--link", "carrier-pigeon"], "carrier-pigeon"),
         (["--link", "1/2"], "1/2"),
         (["--link", "9000/1500/-1"], "a round trip of at least 0"),
+        (["--link", "0/1500/1"], "rates of 0.1 to 1e+09"),
         (["--budget-ms", "0"], "--budget-ms"),
+        (["--budget-ms", "1e99"], "--budget-ms"),
+        (["--budget-ms", "nan"], "--budget-ms"),
         (["--url", "ftp://cloud"], "ftp://cloud"),
+        (["--url", "http://[::1"], "http://[::1"),
+        (["--url", "http://a:b"], "http://a:b"),
+        (["--model", "../tiny"], "'../tiny'"),
         (["--sample", "[1,"], "[1,"),
         (["--sample", " , "], "item id"),
         (["--sample", "[NaN]"], "NaN"),
         (["--sample", "@no-such-file"], "no-such-file"),
     ],
-    ids=["link", "half-link", "link-range", "budget", "url", "half-json", "nothing", "nan", "no-file"],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_an_unusable_option_is_named(cloud: FakeCloud, arguments: list[str], named: str) -> None:
     result = duet_generate(cloud, *arguments)
@@ -129,7 +147,9 @@ def test_an_unusable_option_is_named(cloud: FakeCloud, arguments: list[str], nam
     assert result.exit_code == 2
     assert named in result.stderr
     assert "Close it" not in result.stderr
+    assert "Errno" not in result.stderr
     assert not cloud.requests
+    assert not cloud.paths
 
 
 @pytest.mark.parametrize(

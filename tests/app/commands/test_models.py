@@ -1,7 +1,10 @@
 """``duet models`` on a repository of real, tiny versions."""
 
+import re
+import shlex
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from app.commands import app
@@ -25,10 +28,46 @@ def test_models_without_a_subcommand_lists_them(models: Path) -> None:
 
 
 def test_an_empty_repository_says_how_to_fill_it(tmp_path: Path) -> None:
-    result = duet_models(tmp_path / "nothing")
+    result = duet_models(tmp_path)
 
     assert result.exit_code == 0
-    assert "duet publish" in result.stdout
+    assert f"duet publish RUN --models {tmp_path}" in "".join(result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    "subcommand", [[], ["list"], ["show", "tiny"], ["verify"], ["activate", "tiny", "v1"]], ids=str
+)
+def test_a_folder_that_is_missing_is_the_callers_mistake(tmp_path: Path, subcommand: list[str]) -> None:
+    result = duet_models(tmp_path / "nothing", *subcommand)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"duet: Expected the folder of published models at {tmp_path / 'nothing'}, got no")
+    assert "--models" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("subcommand", [["list"], ["verify"]], ids=str)
+def test_a_file_in_the_place_of_the_folder_is_called_a_file(tmp_path: Path, subcommand: list[str]) -> None:
+    (tmp_path / "log.csv").write_text("user,item")
+
+    before = duet_models(tmp_path / "log.csv", *subcommand)
+    after = CliRunner().invoke(app, ["models", *subcommand, "--models", str(tmp_path / "log.csv")])
+
+    for result in (before, after):
+        assert result.exit_code == 2
+        assert "got the file" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_the_remedy_for_a_damaged_pin_repairs_it_where_it_is(models: Path) -> None:
+    (models / "tiny" / "active").write_text("?")
+
+    refused = duet_models(models, "show", "tiny")
+    remedy = re.search("`duet (models activate [^`]*)`", refused.stderr)
+    assert remedy is not None
+    repaired = CliRunner().invoke(app, shlex.split(remedy[1].replace("VERSION", "v1")))
+
+    assert (refused.exit_code, repaired.exit_code) == (2, 0)
+    assert Registry(models).active("tiny") == "v1"
 
 
 def test_a_model_whose_pin_is_damaged_does_not_hide_the_others(models: Path) -> None:
@@ -110,7 +149,7 @@ def test_activating_a_version_that_does_not_exist_changes_nothing(models: Path) 
 
 
 def test_verify_with_nothing_to_verify_says_so(tmp_path: Path) -> None:
-    result = duet_models(tmp_path / "nothing", "verify")
+    result = duet_models(tmp_path, "verify")
 
     assert result.exit_code == 2
     assert "none to verify" in result.stderr

@@ -4,7 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,16 @@ def test_an_empty_repository_says_how_to_fill_it(tmp_path: Path) -> None:
     assert f"duet publish RUN --models {tmp_path}" in result.stderr
 
 
+def test_a_file_in_the_place_of_the_folder_is_called_a_file(tmp_path: Path) -> None:
+    (tmp_path / "my-log.csv").write_text("user,item")
+
+    result = CliRunner().invoke(app, ["serve", "--models", str(tmp_path / "my-log.csv")])
+
+    assert result.exit_code == 2
+    assert "got the file" in " ".join(result.stderr.replace("│", " ").split())
+    assert "no such folder" not in result.stderr
+
+
 def test_a_damaged_version_is_not_served(models: Path) -> None:
     (models / "tiny" / "v2" / "card.md").unlink()
 
@@ -67,6 +77,19 @@ def test_a_port_that_is_taken_is_one_line(models: Path) -> None:
     assert "Errno" not in result.stderr
 
 
+def told_to_end_until_it_has(server: subprocess.Popen[str]) -> tuple[str, str]:
+    """Send SIGTERM again and again while the server stops; return what it wrote."""
+    deadline = time.monotonic() + 60
+    while True:
+        server.send_signal(signal.SIGTERM)
+        try:
+            return server.communicate(timeout=0.3)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                server.kill()
+                raise
+
+
 @pytest.mark.serve
 def test_it_says_where_it_listens_answers_there_and_ends_whole_when_it_is_told_to_twice(models: Path) -> None:
     program = ["-c", "from app.commands import main; main()", "serve", "--models", str(models), "--port", "0"]
@@ -84,13 +107,12 @@ def test_it_says_where_it_listens_answers_there_and_ends_whole_when_it_is_told_t
 
         assert answer.exit_code == 0, answer.stderr
         assert "verified" in answer.stdout
+        assert next(lines) == f"Try: duet device --url {url} --model tiny --sample 101,102,103\n"
         assert "version      v2" in answer.stdout
         assert any("served at version v2" in file.read_text() for file in logs.glob("worker-*.err"))
     finally:
         server.send_signal(signal.SIGINT)
-        threading.Event().wait(0.3)  # while it stops
-        server.send_signal(signal.SIGTERM)
-        stdout, stderr = server.communicate(timeout=60)
+        stdout, stderr = told_to_end_until_it_has(server)
     assert server.returncode == 0, stderr
     assert stdout.endswith("Stopped.\n")
     assert "Traceback" not in stderr

@@ -6,12 +6,11 @@ import httpx
 import numpy as np
 import pytest
 
-from duet.device import DuetDevice
 from duet.protocol import errors
 from duet.protocol.budget import Link
 from duet.protocol.package import ParameterPackage
 from duet.protocol.representation import SHARED, Representation
-from tests.duet.device.fake_cloud import FACTORS, URL, FakeCloud, corrupted, values_for
+from tests.duet.device.fake_cloud import FACTORS, FakeCloud, corrupted, values_for
 
 SAMPLE = [101, 109, 117]
 LATER = [109, 117, 120]
@@ -302,21 +301,24 @@ def test_predictions_go_on_while_an_update_waits(device, cloud):
     assert updates[0].status == "updated"
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"link": "pigeon"}, {"budget_ms": 0}, {"budget_ms": float("nan")}, {"device_id": ""}],
-    ids=["profile", "zero budget", "no budget", "no id"],
-)
-def test_a_device_that_cannot_work_is_refused_at_once(make_device, options):
-    with pytest.raises(ValueError, match="Expected"):
-        make_device(**options)
+def test_a_closed_device_predicts_and_reports_that_it_cannot_update(device, cloud):
+    device.update(SAMPLE)
+    before = device.predict(SAMPLE)
+    device.close()
+
+    update = device.update(LATER)
+
+    assert (update.status, type(update.error)) == ("failed", errors.CloudUnreachable)
+    assert "closed" in str(update.error)
+    assert device.predict(SAMPLE) == before
 
 
-def test_an_address_or_a_model_that_cannot_be_is_refused_at_once(tmp_path):
-    with pytest.raises(ValueError, match="http"):
-        DuetDevice("cloud.test", "films", device_id="phone-1", cache=tmp_path)
-    with pytest.raises(errors.InvalidName):
-        DuetDevice(URL, "../films", device_id="phone-1", cache=tmp_path)
+def test_a_device_that_is_closed_before_it_has_a_model_says_so(make_device):
+    device = make_device()
+    device.close()
+
+    with pytest.raises(errors.NoDeviceModel, match="closed"):
+        device.prepare()
 
 
 def test_the_numbers_of_the_package_are_those_of_the_sample():

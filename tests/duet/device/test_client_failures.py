@@ -9,6 +9,7 @@ from tests.duet.device.fake_cloud import corrupted, problem
 
 SAMPLE = [101, 109, 117]
 LATER = [109, 117, 120]
+REMEDY = "Check that the address is that of a DUET server, and that it is of the version of this library."
 
 
 def flip(body):
@@ -145,6 +146,72 @@ def test_a_broken_exchange_is_not_repeated_a_second_time_nor_after_the_budget(de
     cloud.fail(fail_late)
     assert isinstance(device.update(SAMPLE).error, errors.CloudUnreachable)
     assert len(cloud.asked) == 3
+
+
+@pytest.mark.parametrize("elapsed_s", [0.1, 0.5])
+def test_a_broken_exchange_is_not_repeated_when_the_time_to_wait_is_over(make_device, cloud, clock, elapsed_s):
+    device = make_device(budget_ms=2000, timeout_s=0.1)
+    device.prepare()
+
+    def fail_late(request):
+        clock.now += elapsed_s
+        raise httpx.ReadError("reset")
+
+    cloud.fail(fail_late)
+    update = device.update(SAMPLE)
+
+    assert (update.status, type(update.error)) == ("failed", errors.CloudUnreachable)
+    assert "reset" in str(update.error)
+    assert len(cloud.asked) == 1
+
+
+DETAIL = "The server met an error of its own. " + "Keep the current parameters and retry later. " * 3 + "The end."
+
+
+@pytest.mark.parametrize("status", [500, 502])
+def test_a_failure_of_the_cloud_comes_with_all_it_said_and_the_id_of_the_request(device, cloud, caplog, status):
+    device.prepare()
+    fault = problem(status, "internal_error", detail=DETAIL, request_id="7f-31")
+    cloud.fail(fault, fault)
+
+    update = device.update(SAMPLE)
+
+    assert isinstance(update.error, errors.CloudUnreachable)
+    assert update.error.__notes__ == [f"The cloud said: {DETAIL}", "Request id: 7f-31"]
+    assert DETAIL in caplog.text
+    assert "7f-31" in caplog.text
+
+
+def test_a_failure_that_is_known_says_nothing_twice(device, cloud):
+    device.prepare()
+    facts = {"model": "films", "version": "v1"}
+    detail = str(errors.NonFiniteParameters(**facts))
+    cloud.fail(problem(500, "non_finite_parameters", detail=detail, request_id="7f-31", **facts))
+
+    error = device.update(SAMPLE).error
+
+    assert isinstance(error, errors.NonFiniteParameters)
+    assert error.__notes__ == ["Request id: 7f-31"]
+
+
+@pytest.mark.parametrize("said", ["\x1b[31mred\n" * 1000, 7, None, {}], ids=["noise", "number", "null", "object"])
+def test_what_the_cloud_says_is_one_bounded_line_of_text(device, cloud, said):
+    device.prepare()
+    fault = problem(502, "internal_error", detail=said, request_id=said)
+    cloud.fail(fault)
+
+    notes = getattr(device.update(SAMPLE).error, "__notes__", [])
+
+    assert len(notes) == (2 if isinstance(said, str) else 0)
+    assert all(note.isprintable() and len(note) < 700 for note in notes)
+
+
+def test_a_refusal_that_nobody_knows_says_what_to_do(device, cloud):
+    device.prepare()
+    cloud.fail(lambda request: httpx.Response(418), problem(404, "not_found", detail="No such path"))
+
+    assert str(device.update(SAMPLE).error).endswith(f"it answered 418. {REMEDY}")
+    assert str(device.update(SAMPLE).error).endswith(f"it answered 404, not_found: No such path. {REMEDY}")
 
 
 def test_a_body_that_trickles_is_cut_off(make_device, cloud, clock):

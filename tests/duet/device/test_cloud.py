@@ -5,10 +5,13 @@ import threading
 import time
 from contextlib import contextmanager
 
+import httpx
 import pytest
 
-from duet.device.cloud import Cloud
-from duet.protocol.errors import CloudUnreachable, DuetError
+from duet.device import DuetDevice
+from duet.device.cloud import DOWNLOAD_TIMEOUT_S, Cloud
+from duet.protocol.errors import CloudUnreachable, DuetError, InvalidName
+from tests.duet.device.fake_cloud import URL, Clock, FakeCloud
 
 
 @contextmanager
@@ -117,3 +120,55 @@ def test_every_refusal_is_a_leaf_of_the_tree():
         ask(url, timeout_s=10)
 
     assert raised.value.code == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1",
+        "http://a:b",
+        "http://a:99999",
+        "http://a:0",
+        "http://",
+        "http://a..b",
+        f"http://{'a' * 70}.test",
+        "cloud.test",
+        "ftp://cloud.test",
+    ],
+)
+def test_an_address_that_no_request_can_go_to_is_refused_at_once(url, tmp_path):
+    with pytest.raises(ValueError, match="Expected the cloud's address") as refusal:
+        Cloud(url, "films")
+    with pytest.raises(ValueError, match="Expected the cloud's address"):
+        DuetDevice(url, "films", device_id="phone-1", cache=tmp_path)
+
+    assert repr(url) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1]:8000", "https://cloud.test/duet/", "http://b\u00fccher.test", "HTTP://a:1"]
+)
+def test_an_address_that_a_request_can_go_to_is_taken(url):
+    Cloud(url, "films").close()
+
+
+@pytest.mark.parametrize("model", ["../films", "", "Films", "a/b"])
+def test_a_name_that_no_model_has_never_becomes_a_path(model):
+    with pytest.raises(InvalidName):
+        Cloud(URL, model)
+
+
+def test_a_download_that_hangs_says_how_long_it_was_waited_for():
+    clock, fake = Clock(), FakeCloud()
+
+    def hang(request):
+        clock.now += 30.6
+        raise httpx.ReadTimeout("slow", request=request)
+
+    fake.fail(hang)
+    with (
+        Cloud(URL, "films", transport=fake.transport, clock=clock) as cloud,
+        pytest.raises(CloudUnreachable, match=r"none came within 30\.6 s"),
+    ):
+        cloud.manifest()
+    assert DOWNLOAD_TIMEOUT_S > 30.6

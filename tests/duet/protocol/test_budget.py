@@ -47,10 +47,14 @@ def test_transfer_times_follow_from_bytes_and_rates():
 
 
 @pytest.mark.parametrize(
-    "rates", [(0, 1, 1), (1, -1, 1), (1, 1, -1), (math.inf, 1, 1), (1, math.nan, 1), (1, 1, math.nan)]
+    "rates",
+    [
+        *[(0, 1, 1), (1, -1, 1), (1, 1, -1), (math.inf, 1, 1), (1, math.nan, 1), (1, 1, math.nan)],
+        *[(5e-324, 1, 1), (1, 1e-300, 1), (0.099, 1, 1), (1, 1.1e9, 1)],
+    ],
 )
 def test_a_link_that_cannot_be_is_refused(rates):
-    with pytest.raises(ValueError, match="Expected positive rates"):
+    with pytest.raises(ValueError, match="Expected rates of 0.1 to 1e"):
         Link(*rates)
 
 
