@@ -89,7 +89,13 @@ def verify(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Only this model.")] = None,
     folder: Folder = None,
 ) -> None:
-    """Check every file of every version against its hash; exit code 2 if one is not as published, or none is there."""
+    """Check every version: files against hashes, then shapes and golden outputs on this machine.
+
+    Exit code 2 if one is not as published, or none is there.
+    """
+    from deployments.composer import Composer
+    from deployments.encoder import Encoder
+    from deployments.parameter_generator import ParameterGenerator
     from duet.protocol.errors import DuetError
 
     registry = _registry(context, folder)
@@ -98,10 +104,13 @@ def verify(
     if not names:
         typer.echo(f"duet: Expected a published model in {registry.root}, but there is none to verify.", err=True)
         raise typer.Exit(2)
+    stages = Encoder(registry.root), ParameterGenerator(registry.root), Composer(registry.root)
     for name in names:
         for version in registry.versions(name):
             try:
                 files = registry.open(name, version).manifest.files.values()
+                for stage in stages:
+                    stage.prepare(name, version)
                 typer.echo(f"ok       {name} {version}: {len(files)} files, {_size(sum(file.bytes for file in files))}")
             except DuetError as error:
                 damaged += 1

@@ -92,8 +92,9 @@ class OptimisationOptions(_Config):
     """Upper bound; early stopping usually comes first."""
     patience: PositiveInt = 5
     """Epochs without a better validation NDCG@10 before training stops."""
-    stale_share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the steps with generated parameters that use stale ones, up to half a sample old."""
+    stale_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the steps with generated parameters that use stale ones, up to half a sample old. Without it, parameters
+    that are a few interactions old rank worse than the shared ones (docs/results.md)."""
     shared_share: float = Field(default=0.25, ge=0, le=1)
     """Share of a duet run's steps that train the shared classifier (rank 0: the Universal Meta Network's loss)."""
 
