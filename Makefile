@@ -1,7 +1,7 @@
 # One line a target. Every target sets the project up first if need be; a bare machine needs Python 3.11+ and make.
 #   make PYTHON=python3.12 test                                             another interpreter for the environment
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup     PyTorch without CUDA: 2 GB less to download
-#   make train ARGS="duet/training/configs/synthetic.yaml --seed 1"         options for the command behind a target
+#   make train ARGS="duet/training/configs/demo.yaml --seed 1"              options for the command behind a target
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check serve train evaluate loadtest bench clean
+.PHONY: help setup demo test check serve train evaluate loadtest bench bench-kernels clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: $(READY) ## Create .venv and install everything into it; a second run reuses it
 	@echo "Ready: $(BIN)/duet --help"
@@ -29,7 +29,7 @@ test: $(READY) ## Run every test that needs no GPU
 check: $(READY) ## Check format, lint, types and the import table
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_layers.py
 
-serve: $(READY) ## Serve a published model on this machine: make serve ARGS="--model synthetic"
+serve: $(READY) ## Serve a published model on this machine: make serve ARGS="--model demo"
 	@$(BIN)/duet serve $(ARGS)
 
 train: $(READY) ## Train a generator: make train ARGS="CONFIG.yaml"
@@ -43,6 +43,9 @@ loadtest: $(READY) ## Put a running server under load: make loadtest ARGS="--hos
 
 bench: $(READY) ## Time an epoch of training, static and generated models, both losses
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-kernels: $(READY) ## Time every kernel beside plain PyTorch and torch.compile
+	@$(BIN)/python -m benchmarks kernels $(ARGS)
 
 clean: ## Remove caches and build output; keeps .venv, models and runs
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache && find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

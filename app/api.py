@@ -1,12 +1,13 @@
 """The HTTP API: routes, what they read, and how failures are told. The work is the gateway's."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -16,6 +17,7 @@ from app.boundary import Boundary, request_id_of
 from app.catalog import ServedVersion
 from app.gateway import ANSWER_TYPES, JSON, ONNX, PACKAGE, Gateway
 from app.media_types import media_type_of, negotiate
+from app.mistakes import told
 from app.problems import plain_problem, problem_response
 from app.schemas import ModelList, PackageAnswer, ParametersRequest, Status
 from duet.protocol.errors import (
@@ -35,7 +37,7 @@ from duet.protocol.errors import (
     VersionNotReady,
 )
 
-_SHOWN_MISTAKES = 3
+_IDENTITY = "identity"
 _IMMUTABLE, _CHECK_AGAIN = "public, max-age=31536000, immutable", "no-cache"
 
 _VERSION_HEADERS = {
@@ -53,8 +55,11 @@ _ANSWER_HEADERS = {
 }
 _FILE_HEADERS = {"ETag": "SHA-256 of the file; send it back in `If-None-Match`.", **_VERSION_HEADERS}
 
-ModelName = Annotated[str, Path(description="Name of a published model.", max_length=64)]
-VersionName = Annotated[str | None, Query(description="A published version; the active one by default.", max_length=64)]
+_NAME_CHARACTERS = 64
+ModelName = Annotated[str, Path(description="Name of a published model.", max_length=_NAME_CHARACTERS)]
+VersionName = Annotated[
+    str | None, Query(description="A published version; the active one by default.", max_length=_NAME_CHARACTERS)
+]
 
 
 def build_api(gateway: Gateway, *, body_limit_bytes: int) -> FastAPI:
@@ -84,7 +89,10 @@ class _DirectRoute(APIRoute):
         """Make what Starlette calls."""
 
         async def handle(request: Request) -> Response:
-            response: Response = await self.endpoint(request.path_params["model"], request)
+            model: str = request.path_params["model"]
+            if len(model) > _NAME_CHARACTERS:
+                raise _wrong_parameter([_too_long("model", model)])
+            response: Response = await self.endpoint(model, request)
             return response
 
         return handle
@@ -120,6 +128,9 @@ def _add_parameters(app: FastAPI, gateway: Gateway) -> None:
         content_type = media_type_of(request.headers.get("content-type"))
         if content_type != JSON:
             raise UnsupportedMediaType(received=content_type or "none", expected=[JSON])
+        coding = (request.headers.get("content-encoding") or _IDENTITY).strip().lower()
+        if coding != _IDENTITY:
+            return _unsupported_coding(request, coding)
         content = await request.body()
         answered = await gateway.parameters(model, _read(content), media_type=media_type, upload_bytes=len(content))
         return Response(answered.content, answered.status, answered.headers, answered.media_type)
@@ -193,15 +204,20 @@ def _read(content: bytes) -> ParametersRequest:
     try:
         return ParametersRequest.model_validate_json(content)
     except ValidationError as error:
-        mistakes = error.errors(include_url=False, include_context=False, include_input=False)
-        told = "; ".join(
-            f"{'.'.join(map(str, mistake['loc'])) or 'body'}: {mistake['msg']}"
-            for mistake in mistakes[:_SHOWN_MISTAKES]
-        )
-        more = f" (and {len(mistakes) - _SHOWN_MISTAKES} more)" if len(mistakes) > _SHOWN_MISTAKES else ""
+        mistakes = told(error.errors(include_url=False))
         raise InvalidRequest(
-            detail=f"Expected a body as /openapi.json describes ParametersRequest, got {told}{more}. Correct them."
+            detail=f"{mistakes}. Correct the body: /openapi.json describes it as ParametersRequest."
         ) from error
+
+
+def _unsupported_coding(request: Request, coding: str) -> Response:
+    """Refuse a compressed body as RFC 9110 asks: the header tells it from a content type that is not read."""
+    error = UnsupportedMediaType(
+        received=f"{JSON} with Content-Encoding {coding}", expected=[f"{JSON} with Content-Encoding {_IDENTITY}"]
+    )
+    response = problem_response(error, request_id_of(request.scope))
+    response.headers["Accept-Encoding"] = _IDENTITY
+    return response
 
 
 def _file(
@@ -222,16 +238,32 @@ async def _duet_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     method, path = request.method, request.url.path[:200]
-    allowed = (error.headers or {}).get("Allow", "another method")
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"  # the boundary answers it
+    allowed = headers.get("Allow", "another method")
     code, detail = {
         404: ("not_found", f"Expected one of the paths of /openapi.json, got {path!r}. Correct the path."),
         405: ("method_not_allowed", f"Expected {allowed} for {path!r}, got {method}. See /openapi.json."),
     }.get(error.status_code, ("http_error", str(error.detail)))
-    headers = dict(error.headers or {})
     return plain_problem(error.status_code, code, detail, request_id_of(request.scope), headers=headers)
 
 
 async def _parameter_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    told = "; ".join(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}" for mistake in error.errors())
-    return await _duet_error(request, InvalidRequest(detail=f"Expected parameters as in /openapi.json, got {told}."))
+    # the first part of a place says where the parameter stands: in the path, or in the query
+    mistakes = [
+        ErrorDetails(
+            type=each["type"], loc=each["loc"][1:], msg=each["msg"], input=each["input"], ctx=each.get("ctx", {})
+        )
+        for each in error.errors()
+    ]
+    return await _duet_error(request, _wrong_parameter(mistakes))
+
+
+def _too_long(name: str, value: str) -> ErrorDetails:
+    return ErrorDetails(type="string_too_long", loc=(name,), msg="", input=value, ctx={"max_length": _NAME_CHARACTERS})
+
+
+def _wrong_parameter(mistakes: Sequence[ErrorDetails]) -> InvalidRequest:
+    return InvalidRequest(detail=f"{told(mistakes)}. Correct the URL: /openapi.json describes its parameters.")

@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 class Boundary:
     """ASGI middleware. Refuses a body that is too large before it is read, and cuts it off while it is read.
 
-    An error that nothing inside has answered is logged with its traceback and answered with a fixed sentence.
+    HEAD is answered like GET, without the body: many load balancers ask so whether a server is ready. An error that
+    nothing inside has answered is logged with its traceback and answered with a fixed sentence.
     """
 
     def __init__(self, app: ASGIApp, *, body_limit_bytes: int) -> None:
@@ -40,7 +41,8 @@ class Boundary:
         has_id = _REQUEST_ID in headers
         request_id = _printable(headers[_REQUEST_ID]) if has_id else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
-        has_started = False
+        has_started, is_head = False, scope["method"] == "HEAD"
+        inner = {**scope, "method": "GET"} if is_head else scope
 
         async def watched_send(message: Message) -> None:
             nonlocal has_started
@@ -48,11 +50,13 @@ class Boundary:
                 has_started = True
                 if not has_id:  # behind Ray Serve the proxy has set it, and repeats it in the answer
                     message["headers"] = [*message.get("headers", ()), (_REQUEST_ID, request_id.encode())]
+            elif is_head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
             self._check_length(headers.get(b"content-length"))
-            await self._app(scope, self._counted(receive), watched_send)
+            await self._app(inner, self._counted(receive), watched_send)
         except ClientDisconnect:
             return  # nobody reads an answer
         except (BodyTooLarge, InvalidRequest) as error:

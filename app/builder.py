@@ -13,6 +13,7 @@ from ray.serve import Application
 from app.api import build_api
 from app.gateway import Gateway
 from app.settings import AppSettings
+from deployments.logs import configure_logs
 from deployments.pipeline import ColocatedPipeline, Pipeline, SplitPipeline
 from deployments.replicas import ComposerReplica, EncoderReplica, ParameterGeneratorReplica
 
@@ -32,6 +33,7 @@ class GatewayReplica:
             settings: What the operator has set.
             stages: Handles of encoder, parameter generator and composer in split placement, none in colocated.
         """
+        configure_logs()
         pipeline: Pipeline = SplitPipeline(*stages) if stages else _colocated(settings)
         self._settings, self._gateway = settings, Gateway(settings, pipeline)
         await self._gateway.start()

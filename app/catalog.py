@@ -88,7 +88,7 @@ class Catalog:
         self._active: dict[str, ServedVersion] = {}
         self._opened: dict[tuple[str, str], ServedVersion] = {}
         self._stamps: dict[str, int] = {}
-        self._failed: dict[str, str] = {}
+        self._failed: dict[str, tuple[int | None, type[Exception]]] = {}
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -167,6 +167,7 @@ class Catalog:
     async def refresh(self) -> None:
         """Look for pins and versions that have changed; prepare and flip to what they name."""
         for model in await asyncio.to_thread(self._names):
+            stamp: int | None = None
             try:
                 stamp = self._stamp(model)
                 if stamp == self._stamps.get(model):
@@ -176,11 +177,9 @@ class Catalog:
                     await self._activate(model, version)
                 self._stamps[model] = stamp
                 self._failed.pop(model, None)
-            except (DuetError, OSError) as error:
-                # tried again at every look, told once
-                if self._failed.get(model) != str(error):
-                    logger.warning("Model %s stays at version %s: %s", model, self._active_version(model), error)
-                self._failed[model] = str(error)
+            except Exception as error:
+                # whatever one version does to the stages, the models after it are looked at
+                self._tell_once(model, stamp, error)
 
     async def _watch(self) -> None:
         while True:
@@ -190,12 +189,22 @@ class Catalog:
             except Exception:
                 logger.exception("Looking for new versions met an error; the active ones stay.")
 
+    def _tell_once(self, model: str, stamp: int | None, error: Exception) -> None:
+        """Log why a model stays as it is: tried again at every look, told when the folder or the kind has changed."""
+        failure = (stamp, type(error))
+        if self._failed.get(model) == failure:
+            return
+        self._failed[model] = failure
+        foreseen = isinstance(error, DuetError | OSError)
+        told = str(error) if foreseen else f"its files made a stage fail with {error!r}"
+        stays = self._active_version(model)
+        logger.warning("Model %s stays at version %s: %s", model, stays, told, exc_info=None if foreseen else error)
+
     async def _activate(self, model: str, version: str) -> None:
         served = ServedVersion.of(await asyncio.to_thread(self._registry.open, model, version))
         await self._prepare(model, version)
         self._active[model] = served
-        # a warning, because Serve's default level shows nothing below
-        logger.warning("Model %s is served at version %s", model, version)
+        logger.info("Model %s is served at version %s", model, version)
 
     def _versions(self, model: str, active: str) -> tuple[str, ...]:
         try:

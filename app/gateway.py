@@ -13,6 +13,7 @@ from app.settings import AppSettings
 from deployments.batching import BatchLimits, DispatchWhenFreeBatcher
 from deployments.orders import Answered, AnswerKind, Order
 from deployments.pipeline import Pipeline
+from deployments.telemetry import StageTimes
 from duet.protocol import package
 from duet.protocol.budget import Offer, Plan, choose_plan
 from duet.protocol.errors import BudgetTooSmall, DeadlineExceeded, NotAcceptable, Overloaded, VersionNotReady
@@ -62,6 +63,10 @@ class _Call:
     @property
     def batch_kind(self) -> tuple[str, str, AnswerKind]:
         return self.served.published.model, self.served.published.version, self.answer_kind
+
+    @property
+    def shared_offers(self) -> tuple[Offer, ...]:
+        return tuple(offer for offer in self.offers if offer.representation.form is Form.SHARED)
 
     def tag(self, offer: Offer | Plan) -> bytes:
         return package.tag_of(self.served.digest, offer.representation, self.canonical)
@@ -130,7 +135,8 @@ class Gateway:
             upload_bytes: Body of the request.
 
         Returns:
-            200 with the parameters, or 204 when the device holds them.
+            200 with the parameters, or 204 when the device holds them. Where nothing that is to be computed arrives in
+            time: 204 if the device holds any for this sample, else 200 with ``shared`` if it accepts that.
 
         Raises:
             RequestError: If the caller can fix it.
@@ -147,13 +153,17 @@ class Gateway:
         held = _held(call)
         try:
             plan = self._plan(call)
+            if held is not None and _is_as_good(held, plan):
+                return self._keep(call, held)
+            answered, queue_ms = await self._ask(call, plan)
         except (BudgetTooSmall, Overloaded):
-            if held is None:
+            # the rungs of the ladder that need no computing
+            if held is not None:
+                return self._keep(call, held)
+            if not call.shared_offers:
                 raise
-            return self._keep(call, held)
-        if held is not None and _is_as_good(held, plan):
-            return self._keep(call, held)
-        answered, queue_ms = await self._ask(call, plan)
+            plan = _fitting(call, call.shared_offers, 0.0)
+            answered, queue_ms = _shared(call, plan), 0.0
         return self._answer(call, plan, answered, queue_ms)
 
     def _offers(self, served: ServedVersion, accepts: Accepts, media_type: str) -> tuple[Offer, ...]:
@@ -177,17 +187,17 @@ class Gateway:
         """
         predicted_ms = self._batcher.predicted_ms(call.batch_kind)
         try:
-            return _fitting(call, predicted_ms)
+            return _fitting(call, call.offers, predicted_ms)
         except BudgetTooSmall as refusal:
             if self._batcher.is_out_of_date(call.batch_kind):
                 # a slow batch may be all that is known: without a trial nobody would be served ever again
                 return self._trial(call, predicted_ms, refusal)
-            _fitting(call, self._batcher.compute_ms(call.batch_kind))
+            _fitting(call, call.offers, self._batcher.compute_ms(call.batch_kind))
             raise Overloaded(retry_after_s=self._batcher.retry_after_s(call.batch_kind)) from refusal
 
     def _trial(self, call: _Call, predicted_ms: float, refusal: BudgetTooSmall) -> Plan:
         try:
-            plan = _fitting(call, 0.0)
+            plan = _fitting(call, call.offers, 0.0)
         except BudgetTooSmall:
             raise refusal from None
         return replace(plan, server_ms=predicted_ms, predicted_ms=plan.network_ms + predicted_ms)
@@ -255,14 +265,14 @@ class Gateway:
         return (self._clock() - call.started_s) * 1000
 
 
-def _fitting(call: _Call, server_ms: float) -> Plan:
-    """Choose the best of what fits when the server takes ``server_ms``.
+def _fitting(call: _Call, offers: tuple[Offer, ...], server_ms: float) -> Plan:
+    """Choose the best offer that fits when the server takes ``server_ms``.
 
     Raises:
         BudgetTooSmall: If nothing does.
     """
     return choose_plan(
-        call.offers,
+        offers,
         link=call.request.network,
         budget_ms=call.request.budget_ms,
         upload_bytes=call.upload_bytes,
@@ -295,6 +305,18 @@ def _wire_bytes(served: ServedVersion, offer: Offer, media_type: str) -> int:
     if media_type == JSON:
         return 4 * -(-offer.package_bytes // 3) + _JSON_FIELD_BYTES
     return offer.package_bytes
+
+
+def _shared(call: _Call, plan: Plan) -> Answered:
+    """Make the package that tells a device to use its shared parameters: it has no body, so no stage is asked."""
+    content = package.seal(
+        b"",
+        representation=plan.representation,
+        version=call.served.digest,
+        table=call.served.published.manifest.layers,
+        tag=call.tag(plan),
+    )
+    return Answered(content, StageTimes())
 
 
 def _held(call: _Call) -> Offer | None:

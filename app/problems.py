@@ -30,6 +30,7 @@ STATUS: Mapping[type[DuetError], int] = {
 }
 """Every error that the cloud lets out. Any other one is a fault of ours and becomes ``internal_error``."""
 
+_FACT_CHARACTERS = 200
 _INTERNAL = (
     "The server met an error of its own. Keep the current parameters and retry later; the request id finds the cause."
 )
@@ -41,7 +42,10 @@ def problem_response(error: Exception, request_id: str) -> Response:
     if status is None or not isinstance(error, DuetError):
         return plain_problem(500, "internal_error", _INTERNAL, request_id)
     facts = {
-        name: value for name, value in error.facts.items() if name not in ("detail", "status", "code", "type", "title")
+        # what a caller has sent is not sent back in full
+        name: value[:_FACT_CHARACTERS] if isinstance(value, str) else value
+        for name, value in error.facts.items()
+        if name not in ("detail", "status", "code", "type", "title")
     }
     headers = {}
     if isinstance(error, errors.Overloaded):

@@ -4,12 +4,12 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from duet.protocol.budget import PROFILES, Link
+from duet.protocol.budget import FASTEST_KBPS, PROFILES, SLOWEST_KBPS, Link
 
 Profile: TypeAlias = Literal["slow-3g", "slow-4g", "fast-4g", "lte", "wifi", "5g"]
 FormName: TypeAlias = Literal["factors", "full", "composed", "shared"]
 DtypeName: TypeAlias = Literal["float32", "float16", "int8"]
-Rate = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=SLOWEST_KBPS, le=FASTEST_KBPS, allow_inf_nan=False)]
 
 MAX_BUDGET_MS = 10_000
 

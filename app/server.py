@@ -22,6 +22,8 @@ from types import FrameType, TracebackType
 from typing import Self, TypeAlias
 
 from app.settings import BACKSTOP_S, AppSettings, Ingress, serving_environment
+from deployments.logs import configure_logs
+from duet.protocol.errors import InvalidRequest
 from duet.registry import Registry
 
 _OBJECT_STORE_BYTES = 256 * 2**20
@@ -32,6 +34,7 @@ _SIGNAL_POLL_S = 0.01
 _NAME = "duet"
 _PORTS_TO_CHOOSE = range(20_000, 30_000)
 _TRIED_PORTS = 100
+_SHOWN_CHARACTERS = 80
 # ports that are the same for every Ray Serve on a machine, unless they are said to be others
 _PRIVATE_PORTS = (
     "RAY_SERVE_HAPROXY_METRICS_PORT",
@@ -85,7 +88,7 @@ def start(
 
     Args:
         settings: What to serve, and how.
-        host: Address to listen on.
+        host: IPv4 address of this machine to listen on, or a name of it.
         port: Port to listen on; 0 takes a free one.
         ingress: HAProxy on Linux and Python elsewhere by default.
         num_cpus: Cores that Ray may plan with; those of the machine by default, and never fewer than two.
@@ -96,7 +99,8 @@ def start(
         UnknownModel: If the only model to serve is not published.
         RegistryError: If an active version is not what was published.
         ValueError: If this machine lacks the accelerator.
-        OSError: If the port is taken, or the address not one of this machine.
+        InvalidRequest: If the host is not an IPv4 address, or a name, of this machine.
+        OSError: If the port is taken.
         RuntimeError: If the application does not become ready.
     """
     _check_models(settings)
@@ -130,7 +134,7 @@ def serve_forever(
 
     Args:
         settings: What to serve, and how.
-        host: Address to listen on.
+        host: IPv4 address of this machine to listen on, or a name of it.
         port: Port to listen on.
         ingress: HAProxy on Linux and Python elsewhere by default.
         num_cpus: Cores that Ray may plan with.
@@ -142,7 +146,8 @@ def serve_forever(
         UnknownModel: If the only model to serve is not published.
         RegistryError: If an active version is not what was published.
         ValueError: If this machine lacks the accelerator.
-        OSError: If the port is taken, or the address not one of this machine.
+        InvalidRequest: If the host is not an IPv4 address, or a name, of this machine.
+        OSError: If the port is taken.
         RuntimeError: If the application does not become ready.
     """
     previous = _handle(_interrupt)
@@ -179,6 +184,7 @@ def _run(settings: AppSettings, *, host: str, port: int, num_cpus: int | None, i
     )
     # Ray sets a handler of its own, which ends the process without stopping what it has started
     signal.signal(signal.SIGTERM, on_sigterm)
+    configure_logs()
     logs = Path(context.address_info["session_dir"]) / "logs"
     logging_config = LoggingConfig(log_level="WARNING", enable_access_log=False)
     # cut off whatever its budget says: the gateway keeps to budgets itself
@@ -253,17 +259,20 @@ def free_port(host: str, port: int) -> int:
     the range that it gives to Ray's processes a moment later.
 
     Raises:
-        OSError: If the port is taken, or the address not one of this machine.
+        InvalidRequest: If the host is not an IPv4 address, or a name, of this machine.
+        OSError: If the port is taken.
     """
+    if not host.strip() or ":" in host:
+        # an empty one would be all interfaces; an IPv6 one does not fit into the `host:port` that Ray gives to HAProxy
+        raise _unusable_host(host)
     for candidate in [port] if port else random.sample(_PORTS_TO_CHOOSE, _TRIED_PORTS):
         try:
             _bind(host, candidate)
+        except (socket.gaierror, ValueError) as error:
+            raise _unusable_host(host) from error  # a name that nobody knows, or that cannot be one
         except OSError as error:
-            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-                raise OSError(
-                    f"Expected an address of this machine to listen on, got {host!r}. Use 127.0.0.1 for this machine "
-                    "alone, or 0.0.0.0 to let others in."
-                ) from error
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise _unusable_host(host) from error
             if port:
                 told = f"Expected port {port} of {host} to be free, got: {error.strerror}. Choose another port."
                 raise OSError(told) from error
@@ -272,8 +281,15 @@ def free_port(host: str, port: int) -> int:
     raise OSError(f"Expected a free port in {_PORTS_TO_CHOOSE}, got none. Name a port.")
 
 
+def _unusable_host(host: str) -> InvalidRequest:
+    return InvalidRequest(
+        detail="Expected an IPv4 address of this machine to listen on, or a name of it, got "
+        f"{host[:_SHOWN_CHARACTERS]!r}. Use 127.0.0.1 for this machine alone, or 0.0.0.0 to let others in."
+    )
+
+
 def _bind(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+    with socket.socket(socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))
 
@@ -281,7 +297,7 @@ def _bind(host: str, port: int) -> None:
 def _private_environment(folder: Path) -> dict[str, str]:
     """Keep HAProxy's admin socket in a folder of this user, and out of the way of servers that start meanwhile."""
     files = {name: str(folder / file) for name, file in _HAPROXY_FILES.items()}
-    return files | {name: str(free_port("", 0)) for name in _PRIVATE_PORTS}
+    return files | {name: str(free_port("0.0.0.0", 0)) for name in _PRIVATE_PORTS}
 
 
 def _short_folder() -> str | None:

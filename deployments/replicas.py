@@ -15,6 +15,7 @@ from typing import ParamSpec, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from deployments.logs import configure_logs
 from deployments.orders import AnswerKind, Timed
 from deployments.telemetry import StageTimes, Stopwatch
 from duet.protocol.errors import GenerationError
@@ -43,6 +44,7 @@ class StageWorker:
         Raises:
             DuetError: If an active version cannot be served.
         """
+        configure_logs()
         self._stage = stage
         self._worker, self._loader = ThreadPoolExecutor(1, "stage"), ThreadPoolExecutor(1, "versions")
         registry = Registry(Path(models))

@@ -7,6 +7,7 @@ come regardless.
 """
 
 import json
+import logging
 import time
 from argparse import ArgumentParser
 from collections.abc import Mapping
@@ -14,16 +15,27 @@ from functools import lru_cache
 from itertools import count
 from random import Random
 
+import gevent
 from locust import FastHttpUser, events, task
 from locust.exception import StopUser
 
 from duet.protocol.errors import DuetError
 from loadtest.profiles import SERVER_SHARE_MS, WORLDS, SimulatedDevice, budget_for, device_histories, load_mixes
-from loadtest.replies import BadReply, OtherVersion, Refusal, Reply, ServedVersion, delivered_ms, verify_reply
+from loadtest.replies import (
+    BadReply,
+    OtherVersion,
+    Refusal,
+    Reply,
+    ServedVersion,
+    delivered_ms,
+    model_names,
+    verify_reply,
+)
 
 DELIVERED = "DEVICE"
 """Request type of the figures that include the modelled network."""
 
+_LOGGER = logging.getLogger(__name__)
 _numbers = count()
 
 
@@ -34,7 +46,7 @@ class BudgetMissed(Exception):  # noqa: N818
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def add_options(parser: ArgumentParser) -> None:
     """Add what a run may choose."""
-    parser.add_argument("--model", default="synthetic", help="name of the served model")
+    parser.add_argument("--model", default="demo", help="name of the served model")
     parser.add_argument("--world", default="demo", choices=WORLDS, help="synthetic world that the model was trained on")
     parser.add_argument(
         "--mix",
@@ -58,6 +70,7 @@ class DeviceUser(FastHttpUser):  # type: ignore[misc]
     """One device: thinks, acts, asks for parameters with what it holds, verifies the reply."""
 
     network_timeout = 15.0
+    _is_ending = False
 
     def on_start(self) -> None:
         """Draw who this device is and read what is served."""
@@ -117,6 +130,8 @@ class DeviceUser(FastHttpUser):  # type: ignore[misc]
         path = f"/v1/models/{self.environment.parsed_options.model}"
         with self.client.get(path, name="manifest", catch_response=True) as response:
             try:
+                if response.status_code == 404:
+                    self._end_the_run()
                 if response.status_code != 200:
                     raise BadReply(f"no manifest: {response.status_code or 'no answer'}")
                 served = ServedVersion.read(response.content)
@@ -125,6 +140,23 @@ class DeviceUser(FastHttpUser):  # type: ignore[misc]
                 response.failure(str(error))
                 raise StopUser from error
         return served
+
+    def _end_the_run(self) -> None:
+        """Say which models there are: with another one no device of this run would get anything."""
+        if DeviceUser._is_ending:
+            return
+        DeviceUser._is_ending = True
+        environment = self.environment
+        with self.client.get("/v1/models", name="models", catch_response=True) as response:
+            known = model_names(response.content or b"")
+        _LOGGER.error(
+            "Expected a model that %s serves, got --model %s. Use one of: %s.",
+            environment.host,
+            environment.parsed_options.model,
+            ", ".join(known) or "none is served",
+        )
+        # in a greenlet of its own, because it ends this one
+        gevent.spawn(environment.runner.quit)
 
     def _verified(self, status: int, headers: dict[str, str], content: bytes, sample: object) -> Reply:
         try:

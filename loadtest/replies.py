@@ -142,6 +142,14 @@ def verify_reply(
     )
 
 
+def model_names(body: bytes) -> list[str]:
+    """Read which models a cloud says it serves; none where it does not say so."""
+    try:
+        return [str(model["name"]) for model in json.loads(body)["models"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return []
+
+
 def delivered_ms(measured_ms: float, *, link: Link, request_bytes: int, response_bytes: int) -> float:
     """Add to a time measured beside the server what the device's network takes; bodies in bytes, headers are added."""
     return measured_ms + link.exchange_ms(request_bytes=request_bytes, response_bytes=response_bytes)

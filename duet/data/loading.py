@@ -20,7 +20,7 @@ from pathlib import Path
 
 from duet.data.interactions import Interactions
 from duet.data.movielens import load_movielens_1m, load_movielens_100k
-from duet.data.rows import read_bytes
+from duet.data.rows import CHECK_THE_PATH, read_bytes
 from duet.data.sequence_lines import load_sequence_lines
 from duet.data.synthetic import PRESETS, SyntheticWorld
 from duet.protocol.errors import InvalidData
@@ -62,7 +62,9 @@ def load(
     world = synthetic_world(source, seed=seed)
     if world is not None:
         return world.interactions(name=f"synthetic-{rest or DEFAULT_PRESET}")
-    form, file = (head, Path(rest).expanduser()) if colon and head in FORMATS else _detect(Path(source).expanduser())
+    is_forced = bool(colon) and head in FORMATS
+    path = _path(rest if is_forced else source, source=source)
+    form, file = (head, path) if is_forced else _detect(path)
     columns = {"user_column": user_column, "item_column": item_column, "time_column": time_column}
     if form == "table":
         # Polars is needed for tables only
@@ -91,9 +93,9 @@ def absolute_source(source: str) -> str:
     head, colon, rest = source.partition(":")
     if head == "synthetic":
         return source
-    if colon and head in FORMATS:
+    if colon and head in FORMATS and rest:
         return f"{head}:{Path(rest).expanduser().absolute()}"
-    return str(Path(source).expanduser().absolute()) if source else source
+    return str(Path(source).expanduser().absolute()) if source and not (colon and head in FORMATS) else source
 
 
 def synthetic_world(source: str, *, seed: int = 0) -> SyntheticWorld | None:
@@ -117,6 +119,19 @@ def synthetic_world(source: str, *, seed: int = 0) -> SyntheticWorld | None:
     return SyntheticWorld(replace(PRESETS[preset], seed=seed))
 
 
+def _path(text: str, *, source: str) -> Path:
+    """Read the path of a source; an empty one is refused, because Python takes it for the current folder."""
+    if text.strip():
+        return Path(text).expanduser()
+    raise InvalidData(
+        path=source or "the data",
+        line=None,
+        expected="a file or folder, synthetic, or synthetic:<preset>",
+        received="an empty path",
+        remedy="Name the data (on the command line: --data); the current folder is '.'.",
+    )
+
+
 def _detect(path: Path) -> tuple[str, Path]:
     """Return the format and the file of a path."""
     if path.is_dir():
@@ -127,7 +142,7 @@ def _detect(path: Path) -> tuple[str, Path]:
             line=None,
             expected="a file or folder, synthetic, or synthetic:<preset>",
             received="nothing at this path",
-            remedy="Check the path; relative paths start at the current folder.",
+            remedy=CHECK_THE_PATH,
         )
     start = read_bytes(path, 65_536)
     for magic, what in _PACKED.items():

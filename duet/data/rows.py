@@ -24,6 +24,9 @@ _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 Id = str | int
 
+CHECK_THE_PATH = "Check the path (on the command line: --data); relative paths start at the current folder."
+"""What to do about a path that leads nowhere."""
+
 
 def interactions_of_rows(
     name: str,
@@ -126,7 +129,7 @@ def read_bytes(path: Path, most: int = -1) -> bytes:
             line=None,
             expected="a file that can be read",
             received=error.strerror or str(error),
-            remedy="Check the path; relative paths start at the current folder.",
+            remedy=CHECK_THE_PATH,
         ) from error
 
 
@@ -138,6 +141,17 @@ def wrong_encoding(path: Path, data: bytes, position: int) -> InvalidData:
         expected="UTF-8 text",
         received=f"the byte 0x{data[position]:02x}",
         remedy="Save the file as UTF-8.",
+    )
+
+
+def nul_byte(path: Path, line: int) -> InvalidData:
+    """Say that an id holds a character that ends text in half of the programs that will read it."""
+    return InvalidData(
+        path=path,
+        line=line,
+        expected="ids without NUL",
+        received="the byte 0x00",
+        remedy="Remove it; UTF-16 has many of them: save such a file as UTF-8.",
     )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from duet.data.interactions import Interactions
-from duet.data.rows import interactions_of_rows, read_text
+from duet.data.rows import interactions_of_rows, nul_byte, read_text
 from duet.protocol.errors import InvalidData
 
 
@@ -41,6 +41,8 @@ def read_sequence_lines(path: Path) -> tuple[list[str], list[str]]:
         fields = text.split()
         if not fields:
             continue
+        if "\0" in text:
+            raise nul_byte(path, line)
         user, touched = fields[0], fields[1:]
         if not touched:
             raise InvalidData(

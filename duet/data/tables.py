@@ -18,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from duet.data.interactions import Interactions
-from duet.data.rows import Id, empty_file, interactions_of_rows, read_bytes, wrong_encoding
+from duet.data.rows import Id, empty_file, interactions_of_rows, nul_byte, read_bytes, wrong_encoding
 from duet.protocol.errors import InvalidData
 
 ALIASES = {
@@ -76,6 +76,8 @@ class _Table:
 
     path: Path
     frame: pl.DataFrame
+    header: tuple[str, ...]
+    """Names of the columns as the file has them; the frame's are made different from each other."""
     line_of: Callable[[int], int]
     row_word: str = ""
 
@@ -103,7 +105,13 @@ def _read_parquet(path: Path, data: bytes) -> _Table:
         raise InvalidData(
             path=path, line=None, expected="a complete Parquet file", received=str(error), remedy="Write it again."
         ) from error
-    return _Table(path, frame, line_of=lambda row: row + 1, row_word=" (Parquet: the line is the row, from 1.)")
+    return _Table(
+        path,
+        frame,
+        tuple(frame.columns),
+        line_of=lambda row: row + 1,
+        row_word=" (Parquet: the line is the row, from 1.)",
+    )
 
 
 def _read_csv(path: Path, data: bytes) -> _Table:
@@ -121,7 +129,10 @@ def _read_csv(path: Path, data: bytes) -> _Table:
     # a blank line is read as a row of nothing; the index keeps the place of the others
     blank = pl.all_horizontal(pl.all().is_null())
     kept = frame.select(pl.arg_where(~blank)).to_series().to_numpy()
-    return _Table(path, frame.filter(~blank), line_of=lambda row: _line_of_record(text, separator, int(kept[row])))
+    header = tuple(next(row for row in csv.reader(io.StringIO(text), delimiter=separator) if row))
+    return _Table(
+        path, frame.filter(~blank), header, line_of=lambda row: _line_of_record(text, separator, int(kept[row]))
+    )
 
 
 def _separator_of(text: str) -> str:
@@ -171,20 +182,28 @@ def _malformed_csv(path: Path, text: str, *, separator: str) -> InvalidData | No
 
 def _find_column(table: _Table, role: str, name: str | None) -> str | None:
     """Return the column of a role, None for titles that are not there."""
-    columns = table.frame.columns
     if name is None:
-        by_key = {_key(column): column for column in reversed(columns)}
-        name = next((by_key[_key(alias)] for alias in ALIASES[role] if _key(alias) in by_key), None)
-        if name is not None or role == "title":
-            return name
-    elif name in columns:
-        return name
+        keys = {_key(alias): None for alias in ALIASES[role]}
+        by_alias = [[column for column in table.header if _key(column) == key] for key in keys]
+        found = next((columns for columns in by_alias if columns), [])
+    else:
+        found = [column for column in table.header if column == name]
+    if len(found) == 1 or (role == "title" and name is None and not found):
+        return found[0] if found else None
+    if found:
+        raise InvalidData(
+            path=table.path,
+            line=None,
+            expected=f"one {role} column",
+            received="the columns " + ", ".join(map(repr, found)),
+            remedy=f"Rename one of them, or name another with {role}_column.",
+        )
     option = "" if role == "title" else f" (on the command line: --set data.{role}_column=NAME)"
     raise InvalidData(
         path=table.path,
         line=None,
         expected=f"the {role} column, named " + (repr(name) if name else ", ".join(ALIASES[role][:4]) + " or the like"),
-        received="the columns " + ", ".join(repr(column) for column in columns),
+        received="the columns " + ", ".join(map(repr, table.header)),
         remedy=f"Name the column with {role}_column{option}, or give the file a header line.",
     )
 
@@ -207,6 +226,9 @@ def _ids(table: _Table, role: str, name: str | None) -> list[Id]:
         )
     _refuse(table, column.is_null(), expected=f"the {role} id in column {name!r}", remedy="Fill in the id or drop it.")
     if column.dtype == pl.String:
+        nul = column.str.contains("\0", literal=True).arg_true()
+        if len(nul):
+            raise nul_byte(table.path, table.line_of(int(nul[0])))
         spaced = column.str.strip_chars() != column
         shown = f"the {role} id without spaces at its ends"
         _refuse(table, spaced | (column == ""), expected=shown, remedy="Trim or fill in the ids.", column=column)
@@ -232,6 +254,8 @@ def _times(table: _Table, name: str | None) -> NDArray[np.float64] | NDArray[np.
         column = column.str.strip_chars()
         if column.head(1).cast(pl.Float64, strict=False).is_null().any():
             seconds = column.map_elements(_iso_seconds, return_dtype=pl.Float64)
+            numeric = column.cast(pl.Float64, strict=False).is_not_null()
+            _refuse(table, seconds.is_null() & numeric, **_one_kind(name, "ISO 8601"), column=column)
             _refuse(table, seconds.is_null(), expected=expected, remedy=remedy, column=column)
             return seconds.to_numpy()
         integers = column.cast(pl.Int64, strict=False)
@@ -240,9 +264,19 @@ def _times(table: _Table, name: str | None) -> NDArray[np.float64] | NDArray[np.
         numbers = column.cast(pl.Int64 if column.dtype.is_integer() else pl.Float64, strict=False)
     else:
         raise table.invalid(0, expected=expected, received=f"the type {column.dtype}", remedy=remedy)
+    if column.dtype == pl.String and numbers.is_null().any():
+        dated = column.map_elements(_iso_seconds, return_dtype=pl.Float64).is_not_null()
+        _refuse(table, numbers.is_null() & dated, **_one_kind(name, "a number"), column=column)
     sensible = (numbers.abs() < _LARGEST_TIME).fill_null(value=False)
     _refuse(table, ~sensible, expected=expected, remedy=remedy, column=column)
     return _in_seconds(numbers.to_numpy())
+
+
+def _one_kind(name: str | None, kind: str) -> dict[str, str]:
+    return {
+        "expected": f"{kind} in column {name!r}, as in its first row, because a column of times holds one kind",
+        "remedy": "Write all times of the column as numbers, or all in ISO 8601.",
+    }
 
 
 def _iso_seconds(text: str) -> float | None:

@@ -172,12 +172,12 @@ class ServiceUnavailable(DuetError):
 
 
 class Overloaded(ServiceUnavailable):
-    """The queue is full."""
+    """Those who came before make it too late, or leave no room in the queue."""
 
     code = "overloaded"
 
     def __init__(self, *, retry_after_s: float) -> None:
-        super().__init__(f"Expected room in the queue, but it is full. Retry after {retry_after_s:g} s.")
+        super().__init__(f"Expected to answer in time, but too many were here first. Retry after {retry_after_s:g} s.")
         self.retry_after_s = retry_after_s
 
 

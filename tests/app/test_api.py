@@ -118,6 +118,37 @@ async def test_probes_and_lists(client: httpx.AsyncClient) -> None:
     assert (await client.get("/v1/models")).json() == {"models": [{"name": "tiny", "active": "v1", "versions": ["v1"]}]}
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/v1/models"])
+async def test_head_is_answered_like_get_without_a_body(client: httpx.AsyncClient, path: str) -> None:
+    head, get = await client.head(path), await client.get(path)
+
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert head.headers["content-length"] == str(len(get.content))
+
+
+async def test_a_compressed_body_is_refused_with_what_would_be_read(client: httpx.AsyncClient) -> None:
+    refused = await client.post(URL, json=BODY, headers={"content-encoding": "gzip"})
+    plain = await client.post(URL, json=BODY, headers={"content-encoding": "identity"})
+
+    assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_media_type")
+    assert "gzip" in refused.json()["detail"]
+    assert "identity" in refused.json()["detail"]
+    assert refused.headers["accept-encoding"] == "identity"
+    assert plain.status_code == 200
+
+
+@pytest.mark.parametrize(("method", "suffix"), [("POST", "/parameters"), ("GET", ""), ("GET", "/device-model")])
+async def test_a_name_that_is_too_long_is_refused_and_not_sent_back(
+    client: httpx.AsyncClient, method: str, suffix: str
+) -> None:
+    answer = await client.request(method, f"/v1/models/{'m' * 3000}{suffix}", json=BODY)
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    assert answer.json()["detail"].startswith("model: expected text of length 64 or less, got")
+    assert answer.text.count("m" * 61) == 0
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
@@ -144,10 +175,10 @@ async def test_what_is_not_there_is_a_problem(
 async def test_a_method_that_a_path_does_not_take_is_answered_with_those_that_it_takes(
     client: httpx.AsyncClient,
 ) -> None:
-    answers = [await client.request(*wrong) for wrong in (("GET", URL), ("PUT", "/livez"), ("HEAD", "/v1/models"))]
+    answers = [await client.request(*wrong) for wrong in (("GET", URL), ("PUT", "/livez"), ("HEAD", URL))]
 
     assert [answer.status_code for answer in answers] == [405] * 3
-    assert [answer.headers["allow"] for answer in answers] == ["POST", "GET", "GET"]
+    assert [answer.headers["allow"] for answer in answers] == ["POST", "GET, HEAD", "POST"]
     assert answers[0].json()["detail"].startswith("Expected POST for")
 
 
@@ -172,14 +203,16 @@ async def test_a_damaged_version_is_not_said_to_be_loading(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("body", "names"),
     [
-        ({}, "device"),
+        ({}, "device: expected a value, got none"),
         (BODY | {"budget": 5}, "budget"),
         (BODY | {"budget_ms": "soon"}, "budget_ms"),
         ([], "body"),
         (BODY | {"link": {"down_kbps": -1, "up_kbps": 1, "rtt_ms": 1}}, "down_kbps"),
+        (BODY | {"link": {"down_kbps": 5e-324, "up_kbps": 1, "rtt_ms": 1}}, "link.down_kbps"),
+        (BODY | {"link": {"down_kbps": 1, "up_kbps": 1e-300, "rtt_ms": 1}}, "link.up_kbps"),
         (BODY | {"link": "nonsense"}, "'slow-3g', 'slow-4g', 'fast-4g', 'lte', 'wifi' or '5g'"),
     ],
-    ids=["empty", "unknown-field", "wrong-type", "a-list", "nested", "link"],
+    ids=["empty", "unknown-field", "wrong-type", "a-list", "nested", "no-rate", "tiny-rate", "link"],
 )
 async def test_an_invalid_request_names_the_field(client: httpx.AsyncClient, body: object, names: str) -> None:
     answer = await client.post(URL, json=body)

@@ -3,15 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from app.gateway import ANSWER_TYPES, JSON, KEEP, ONNX, PACKAGE, Gateway, GatewayAnswer
-from app.schemas import PackageAnswer, ParametersRequest
+from app.gateway import ANSWER_TYPES, JSON, KEEP, ONNX, Gateway
+from app.schemas import PackageAnswer
 from app.settings import AppSettings
 from deployments.orders import Answered, Order
-from deployments.telemetry import StageTimes
 from duet.protocol.budget import PROFILES
 from duet.protocol.errors import (
     BudgetTooSmall,
@@ -25,57 +23,8 @@ from duet.protocol.errors import (
 )
 from duet.protocol.representation import Representation
 from duet.registry import PublishedVersion
+from tests.app.gateway_requests import SAMPLE, Stages, ask, held
 from tests.published_version import ITEM_IDS, TABLE, write_version
-
-SAMPLE = list(ITEM_IDS[:3])
-
-
-class Stages:
-    """Answer every order with its tag; wait, fail or refuse where they are told to."""
-
-    def __init__(self) -> None:
-        self.orders: list[Order] = []
-        self.failure: Exception | None = None
-        self.may_go_on = asyncio.Event()
-        self.may_go_on.set()
-
-    async def prepare(self, model: str, version: str) -> None:
-        pass
-
-    async def check(self) -> None:
-        await self.may_go_on.wait()
-        if self.failure is not None:
-            raise self.failure
-
-    async def run(self, orders: Sequence[Order]) -> list[Answered | Exception]:
-        self.orders += orders
-        await self.may_go_on.wait()
-        return [self.failure or Answered(order.tag, StageTimes(0, 1, 2, 3)) for order in orders]
-
-
-@pytest.fixture
-async def stages() -> Stages:
-    return Stages()
-
-
-@pytest.fixture
-async def gateway(models: Path, stages: Stages) -> Gateway:
-    gateway = Gateway(AppSettings(models=str(models), max_queued=2, max_batch=1), stages)
-    await gateway.start()
-    await gateway.catalog.stop()
-    return gateway
-
-
-async def ask(
-    gateway: Gateway, media_type: str = PACKAGE, model: str = "tiny", upload_bytes: int = 100, **fields: Any
-) -> GatewayAnswer:
-    request = ParametersRequest.model_validate({"device": "phone", "sample": SAMPLE} | fields)
-    return await gateway.parameters(model, request, media_type=media_type, upload_bytes=upload_bytes)
-
-
-def held(answer: GatewayAnswer) -> dict[str, object]:
-    """What a device that has applied an answer says it holds."""
-    return {"version": answer.headers["Duet-Version"], "tag": answer.headers["Duet-Tag"], "age_s": 1.5}
 
 
 async def test_the_best_representation_that_fits_is_ordered_and_named(

@@ -70,6 +70,13 @@ def test_what_is_ours_to_fix_tells_nothing_of_its_cause(error: Exception) -> Non
     assert "secret" not in json.dumps(told)
 
 
+def test_facts_do_not_send_back_all_that_a_caller_has_sent() -> None:
+    told = document(errors.UnknownModel(model="m" * 3000, known=["tiny"]))
+
+    assert told["known"] == ["tiny"]
+    assert len(json.dumps(told)) < 1000
+
+
 def test_overload_says_when_to_come_back() -> None:
     response = problem_response(errors.Overloaded(retry_after_s=1.2), "request-1")
 

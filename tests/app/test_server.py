@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from app.commands import exit_code_of
 from app.server import check_accelerator, free_port, start
 from app.settings import AppSettings
-from duet.protocol.errors import CorruptVersion, UnknownModel
+from duet.protocol.errors import CorruptVersion, InvalidRequest, UnknownModel
 from tests.published_version import write_version
 
 
@@ -43,13 +44,18 @@ def test_a_port_that_is_taken_is_refused_with_its_number(models: Path) -> None:
 
 
 @pytest.mark.parametrize("port", [0, 8000], ids=["any-port", "a-port"])
-@pytest.mark.parametrize("host", ["203.0.113.7", "no such name"])
-def test_an_address_of_another_machine_is_refused_as_an_address(host: str, port: int) -> None:
-    with pytest.raises(OSError, match="address of this machine") as refusal:
-        free_port(host, port)
+@pytest.mark.parametrize("host", ["203.0.113.7", "no such name", "", " ", "::1", "::", "[::1]", "a..b"])
+def test_what_is_no_address_of_this_machine_is_refused_as_an_option(models: Path, host: str, port: int) -> None:
+    with pytest.raises(InvalidRequest, match="address of this machine") as refusal:
+        start(AppSettings(models=str(models)), host=host, port=port)
 
     assert repr(host) in str(refusal.value)
     assert "Errno" not in str(refusal.value)
+    assert exit_code_of(refusal.value) == 2
+
+
+def test_a_name_of_this_machine_is_an_address_of_it() -> None:
+    assert free_port("localhost", 0)
 
 
 def test_an_accelerator_that_the_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

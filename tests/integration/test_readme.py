@@ -1,7 +1,8 @@
 """The README's command blocks run as they stand, in order, in a folder of their own.
 
 `make test` is this run, so it is left out; `make demo` runs in its smallest setting, without the set-up that this
-environment already is. `duet serve` runs in the background until the blocks end, on the port that the README names.
+environment already is. `duet serve` runs in the background until the blocks end. Its port, and the one that the blocks
+after it name, is a free one: a reader's 8000 is free, that of a machine that runs tests need not be.
 """
 
 import csv
@@ -10,13 +11,18 @@ import re
 import subprocess
 import sys
 from contextlib import ExitStack
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
+from app.commands.device import device
+from app.commands.serve import serve
+from app.server import free_port
 from tests.integration.background_server import PATIENCE_S, background_server, duet
 
 ROOT = Path(__file__).parents[2]
+ADDRESS = "127.0.0.1:8000"
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -50,8 +56,10 @@ def run(command: list[str], folder: Path) -> str:
 @pytest.mark.slow
 def test_every_command_block_of_the_readme_runs_and_does_what_it_says(workplace):
     outputs: dict[str, str] = {}
+    port = str(free_port("127.0.0.1", 0))
     with ExitStack() as until_the_end:
-        for language, text in blocks():
+        for language, written in blocks():
+            text = written.replace(ADDRESS, f"127.0.0.1:{port}")
             if language == "python":
                 outputs["python"] = run([sys.executable, "-c", text], workplace)
                 continue
@@ -61,11 +69,17 @@ def test_every_command_block_of_the_readme_runs_and_does_what_it_says(workplace)
                 if line == "make demo":
                     outputs[line] = run(["duet", "demo", "--quick", "--out", "runs/demo"], workplace)
                 elif line.startswith("duet serve"):
-                    server = background_server(duet(*line.split()[1:]), workplace, "http://127.0.0.1:8000")
+                    command = duet(*line.split()[1:], "--port", port)
+                    server = background_server(command, workplace, f"http://127.0.0.1:{port}")
                     until_the_end.enter_context(server)
                 else:
+                    if line.startswith("duet device"):
+                        line += f" --url http://127.0.0.1:{port}"
                     outputs[line.split(" --")[0]] = run(["bash", "-c", line], workplace)
 
+    # a reader who names no port gets the one that the other blocks name
+    assert signature(serve).parameters["port"].default == int(ADDRESS.rsplit(":", 1)[1])
+    assert ADDRESS in signature(device).parameters["url"].default
     assert "fresh" in outputs["make demo"]
     assert (workplace / "runs/demo/report.html").stat().st_size > 10_000
     assert outputs["python"].startswith("updated")

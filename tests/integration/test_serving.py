@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,16 +15,27 @@ from typing import Any
 
 import httpx
 import numpy as np
+import onnx
 import pytest
+import safetensors.numpy
 import yaml
+from onnx import numpy_helper
 
 from app.server import RunningServer, free_port, start
 from app.settings import AppSettings
 from duet.device.runtime import DeviceModel
 from duet.protocol.package import MEDIA_TYPE, ParameterPackage
-from duet.protocol.representation import Dtype, Form
+from duet.protocol.representation import Dtype
 from duet.registry import PublishedVersion, Registry
-from tests.published_version import ITEM_IDS, SIGNATURE, TABLE, shared_parameters, write_version
+from tests.published_version import (
+    ITEM_IDS,
+    LENGTH,
+    SIGNATURE,
+    TABLE,
+    shared_parameters,
+    split_values,
+    write_version,
+)
 
 pytestmark = pytest.mark.serve
 
@@ -81,11 +93,10 @@ def test_every_representation_scores_on_the_device_as_computed_in_the_cloud(
 ) -> None:
     device = DeviceModel.load(published.path("device.onnx"))
     finished = DeviceModel.load(client.post(URL, json=BODY, headers={"accept": "application/onnx"}).content)
-    factors = BODY | {"accepts": {"forms": ["factors"], "dtypes": ["float32"]}}
-    reference: dict[Form, np.ndarray] = {Form.FULL: finished.scores(BODY["sample"])}
+    np.testing.assert_allclose(finished.scores(BODY["sample"]), computed_scores(published, "full"), atol=1e-4)
     for form in ("factors", "full", "composed"):
         for dtype in ("float32", "float16", "int8"):
-            asked = factors | {"accepts": {"forms": [form], "dtypes": [dtype]}}
+            asked = BODY | {"accepts": {"forms": [form], "dtypes": [dtype]}}
             package = ParameterPackage.decode(client.post(URL, json=asked).content, TABLE)
             device.swap(package.compose(shared_parameters(seed=0)))
             scores = device.scores(BODY["sample"])
@@ -95,9 +106,39 @@ def test_every_representation_scores_on_the_device_as_computed_in_the_cloud(
                 dtype.upper(),
             )
             # factors and their composition are the same parameters
-            expected = reference.setdefault(Form.FULL if form == "full" else Form.FACTORS, scores)
+            expected = computed_scores(published, "full" if form == "full" else "factors")
             tolerance = {Dtype.FLOAT32: 1e-4, Dtype.FLOAT16: 1e-2, Dtype.INT8: 0.15}[package.representation.dtype]
             np.testing.assert_allclose(scores, expected, atol=tolerance)
+
+
+def test_a_replica_writes_its_log_with_time_level_and_logger(server: RunningServer) -> None:
+    lines = [line for file in server.logs.glob("worker-*.err") for line in file.read_text().splitlines()]
+
+    said = [line for line in lines if line.endswith(": Model tiny is served at version v1")]
+    assert said
+    assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00 INFO app\.catalog: ", line) for line in said)
+
+
+def computed_scores(published: PublishedVersion, head: str) -> np.ndarray:
+    """Compute the scores from the tensors of the published files with numpy alone, by the formulas of the version."""
+    encoder, device = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(published.path(name)).graph.initializer}
+        for name in ("encoder.onnx", "device.onnx")
+    )
+    generator = safetensors.numpy.load_file(published.path("generator.safetensors"))
+    # items are numbered from 1; what is missing of the length is padding, whose row is zero
+    places = [ITEM_IDS.index(item) + 1 for item in BODY["sample"]]
+    embedding = np.tanh(encoder["table"][places].sum(axis=0) / LENGTH @ encoder["projection"])
+    values = split_values(embedding @ generator[f"{head}.weight"].T + generator[f"{head}.bias"], head)
+    features = device["table"][places].sum(axis=0) / LENGTH
+    for layer in TABLE:
+        made = values[layer.name]
+        residual = made.weight if head == "full" else made.left.T @ made.right
+        weight = generator[f"shared.{layer.name}.weight"] + residual
+        features = weight @ features + generator[f"shared.{layer.name}.bias"] + made.shift
+        if layer.name == "hidden":
+            features = np.maximum(features, 0)
+    return features
 
 
 def test_an_answer_splits_its_time(client: httpx.Client) -> None:
@@ -219,6 +260,29 @@ def test_another_content_type_is_415(client: httpx.Client, content_type: str) ->
 
 def test_an_answer_type_that_is_not_made_is_406(client: httpx.Client) -> None:
     problem(client.post(URL, json=BODY, headers={"accept": "image/png"}), 406, "not_acceptable", "offered")
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_a_load_balancer_may_ask_with_head(client: httpx.Client, path: str) -> None:
+    answer = client.head(path)
+
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_a_compressed_body_is_415(client: httpx.Client) -> None:
+    answer = client.post(URL, json=BODY, headers={"content-encoding": "gzip"})
+
+    problem(answer, 415, "unsupported_media_type", "expected")
+    assert answer.headers["accept-encoding"] == "identity"
+
+
+def test_what_answers_in_our_place_is_as_documented(client: httpx.Client) -> None:
+    request_id = client.get("/livez", headers={"x-request-id": b"\xff\xfe"})
+    method = client.request("BREW", "/livez")
+
+    # docs/api.md lists them: should Ray or HAProxy change, so must the page
+    assert (request_id.status_code, method.status_code) == (500, 400)
+    assert "problem+json" not in request_id.headers["content-type"] + method.headers.get("content-type", "")
 
 
 def test_an_unknown_model_is_404_and_the_known_ones_are_named(client: httpx.Client) -> None:

@@ -21,7 +21,7 @@ FACTORS, FULL = Representation.parse("factors-r2-int8"), Representation.parse("f
 def manifest_bytes(version="v1"):
     quality = Quality("ndcg@10", "validation", 0.2, (0.1, 0.3))
     return Manifest(
-        model="synthetic",
+        model="demo",
         version=version,
         created="2026-01-31T12:00:00+00:00",
         task="ranking",
@@ -71,6 +71,7 @@ class ServingFake:
 
     def __init__(self):
         self.manifest = manifest_bytes()
+        self.models = ("demo",)
         self.asked: list[dict] = []
         self.downloads = 0
         fake = self
@@ -83,7 +84,13 @@ class ServingFake:
 
             def do_GET(self):
                 fake.downloads += 1
-                self._send(200 if fake.manifest else 404, {"content-type": "application/json"}, fake.manifest)
+                json_headers = {"content-type": "application/json"}
+                if self.path == "/v1/models":
+                    models = {"models": [{"name": name, "active": "v1", "versions": ["v1"]} for name in fake.models]}
+                    self._send(200, json_headers, json.dumps(models).encode())
+                    return
+                is_known = self.path.rsplit("/", 1)[-1] in fake.models
+                self._send(200 if is_known else 404, json_headers, fake.manifest if is_known else b"")
 
             def do_POST(self):
                 asked = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -6,7 +6,7 @@ import pytest
 
 from duet.protocol.budget import PROFILES
 from duet.protocol.errors import CorruptVersion
-from loadtest.replies import BadReply, OtherVersion, Refusal, ServedVersion, delivered_ms, verify_reply
+from loadtest.replies import BadReply, OtherVersion, Refusal, ServedVersion, delivered_ms, model_names, verify_reply
 from tests.loadtest.serving_fake import FULL, TABLE, answer, keep, manifest_bytes
 
 SAMPLE, OTHER = [1001, 1002, 1003], [1002, 1003, 1004]
@@ -31,6 +31,15 @@ def test_a_sound_package_is_what_the_manifest_and_the_sample_promise(served):
 
     assert str(reply.representation) == "factors-r2-int8"
     assert (reply.version, reply.predicted_ms, reply.server_ms) == (served.digest.hex(), 90.5, 2.5)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"models": [1]}', b"[" * 100_000], ids=lambda body: body[:14])
+def test_a_cloud_that_does_not_say_what_it_serves_serves_nothing_that_is_known(body):
+    assert model_names(body) == []
+
+
+def test_the_models_of_a_cloud_are_read_by_name():
+    assert model_names(b'{"models": [{"name": "films"}, {"name": "songs"}]}') == ["films", "songs"]
 
 
 def test_a_device_may_be_told_to_keep_what_it_holds(served):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from duet.data.loading import load
+from duet.data.loading import absolute_source, load
 from duet.protocol.errors import InvalidData
 
 RATINGS = {"u.data": "1\t2\t3\t4\n", "ratings.dat": "1::2::3::4\n", "sequences.txt": "1 2 3\n"}
@@ -103,6 +103,25 @@ def test_a_source_that_names_nothing_is_refused(tmp_path, monkeypatch, source):
         load(source)
 
     assert refused.value.remedy
+
+
+@pytest.mark.parametrize("source", ["", " ", "table:", "sequence-lines: "])
+def test_an_empty_path_is_not_the_only_file_that_happens_to_lie_here(tmp_path, monkeypatch, source):
+    (tmp_path / "unrelated.csv").write_text("user,item,ts\n1,2,3\n")
+    monkeypatch.chdir(tmp_path)
+
+    for named in (source, absolute_source(source.strip())):
+        with pytest.raises(InvalidData) as refused:
+            load(named)
+
+        assert refused.value.received == "an empty path"
+        assert "--data" in refused.value.remedy
+    assert load(".").users == ("1",)
+
+
+def test_a_path_that_leads_nowhere_names_the_option(tmp_path):
+    with pytest.raises(InvalidData, match=r"nothing at this path.*--data"):
+        load(str(tmp_path / "nowhere.csv"))
 
 
 def test_a_folder_with_several_data_files_is_refused_with_their_names(tmp_path):

@@ -47,6 +47,7 @@ def test_white_space_and_blank_lines_do_not_matter(tmp_path, content):
         pytest.param(b"1,10,20\n", 1, "'1,10,20'", id="commas"),
         pytest.param(b"1 10\n\n2 10\n1 20\n", 4, "first seen in line 1", id="user twice"),
         pytest.param(b"1 10\n2 caf\xe9\n", 2, "0xe9", id="latin-1"),
+        pytest.param(b"1 10\n2 20\x00\n", 2, "0x00", id="NUL"),
         pytest.param(b"", None, "none", id="empty"),
         pytest.param(b"\n  \n", None, "none", id="blank"),
     ],

@@ -125,7 +125,9 @@ def test_blank_lines_are_ignored_and_later_lines_keep_their_number(tmp_path):
         pytest.param("1,7,soon", "a number of seconds", "'soon'", id="time is text"),
         pytest.param("1,7,nan", "a number of seconds", "'nan'", id="time is not a number"),
         pytest.param("1,7,1e400", "a number of seconds", "'1e400'", id="time is infinite"),
-        pytest.param("1,7,2024-01-01", "a number of seconds", "'2024-01-01'", id="two kinds of time"),
+        pytest.param("1,7,2024-01-01", "holds one kind", "'2024-01-01'", id="two kinds of time"),
+        pytest.param("1,7\0,2", "ids without NUL", "0x00", id="NUL in the item id"),
+        pytest.param("1\0,7,2", "ids without NUL", "0x00", id="NUL in the user id"),
         pytest.param('1,"7,2', "every quote to be closed", "odd number", id="open quote"),
     ],
 )
@@ -161,6 +163,48 @@ def test_a_bad_iso_time_is_refused_with_its_line(tmp_path):
         load_table(path)
 
     assert (refused.value.line, refused.value.received) == (3, "'2024-13-01'")
+
+
+def test_a_number_among_iso_times_is_another_kind_and_not_a_bad_time(tmp_path):
+    path = write(tmp_path, "user,item,ts\n1,5,2024-01-01\n1,6,1700000000\n")
+
+    with pytest.raises(InvalidData) as refused:
+        load_table(path)
+
+    assert (refused.value.line, refused.value.received) == (3, "'1700000000'")
+    assert "ISO 8601 in column 'ts', as in its first row" in refused.value.expected
+    assert refused.value.remedy == "Write all times of the column as numbers, or all in ISO 8601."
+
+
+@pytest.mark.parametrize(
+    ("header", "received"),
+    [
+        pytest.param("user,item,user,ts", "'user', 'user'", id="the same name"),
+        pytest.param("userId,item,user_id,ts", "'userId', 'user_id'", id="two spellings of it"),
+    ],
+)
+def test_two_columns_for_one_role_are_refused(tmp_path, header, received):
+    path = write(tmp_path, f"{header}\n1,2,3,4\n")
+
+    with pytest.raises(InvalidData) as refused:
+        load_table(path)
+
+    assert refused.value.expected == "one user column"
+    assert refused.value.received == f"the columns {received}"
+
+
+def test_of_two_spellings_one_can_be_named(tmp_path):
+    path = write(tmp_path, "userId,item,user_id,ts\n1,2,3,4\n")
+
+    assert load_table(path, user_column="user_id").users == ("3",)
+
+
+def test_a_name_twice_is_refused_when_it_is_asked_for_and_else_ignored(tmp_path):
+    path = write(tmp_path, "user,note,item,note,ts\n1,2,3,4,5\n")
+
+    assert load_table(path).users == ("1",)
+    with pytest.raises(InvalidData, match="'note', 'note'"):
+        load_table(path, user_column="note")
 
 
 def test_blank_lines_before_the_header_count_as_lines(tmp_path):
@@ -248,5 +292,5 @@ def test_a_bad_parquet_column_is_refused_with_its_row(tmp_path, column, values, 
 def test_a_folder_and_a_missing_file_are_refused(tmp_path):
     with pytest.raises(InvalidData, match="directory"):
         load_table(tmp_path)
-    with pytest.raises(InvalidData, match="No such file"):
+    with pytest.raises(InvalidData, match=r"No such file.*--data"):
         load_table(tmp_path / "missing.csv")

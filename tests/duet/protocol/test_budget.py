@@ -54,7 +54,7 @@ def test_transfer_times_follow_from_bytes_and_rates():
     ],
 )
 def test_a_link_that_cannot_be_is_refused(rates):
-    with pytest.raises(ValueError, match="Expected rates of 0.1 to 1e"):
+    with pytest.raises(ValueError, match="Expected rates of"):
         Link(*rates)
 
 

@@ -1,0 +1,48 @@
+"""Stages that answer without computing, and requests to a gateway in front of them."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from app.gateway import PACKAGE, Gateway, GatewayAnswer
+from app.schemas import ParametersRequest
+from deployments.orders import Answered, Order
+from deployments.telemetry import StageTimes
+from tests.published_version import ITEM_IDS
+
+SAMPLE = list(ITEM_IDS[:3])
+
+
+class Stages:
+    """Answer every order with its tag; wait, fail or refuse where they are told to."""
+
+    def __init__(self) -> None:
+        self.orders: list[Order] = []
+        self.failure: Exception | None = None
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+
+    async def prepare(self, model: str, version: str) -> None:
+        pass
+
+    async def check(self) -> None:
+        await self.may_go_on.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def run(self, orders: Sequence[Order]) -> list[Answered | Exception]:
+        self.orders += orders
+        await self.may_go_on.wait()
+        return [self.failure or Answered(order.tag, StageTimes(0, 1, 2, 3)) for order in orders]
+
+
+async def ask(
+    gateway: Gateway, media_type: str = PACKAGE, model: str = "tiny", upload_bytes: int = 100, **fields: Any
+) -> GatewayAnswer:
+    request = ParametersRequest.model_validate({"device": "phone", "sample": SAMPLE} | fields)
+    return await gateway.parameters(model, request, media_type=media_type, upload_bytes=upload_bytes)
+
+
+def held(answer: GatewayAnswer) -> dict[str, object]:
+    """What a device that has applied an answer says it holds."""
+    return {"version": answer.headers["Duet-Version"], "tag": answer.headers["Duet-Tag"], "age_s": 1.5}
