@@ -204,7 +204,8 @@ def test_in_a_world_with_tastes_own_parameters_beat_another_users(tiny_config, t
             "data": DataOptions(source="synthetic:tiny"),
             "generator": GeneratorOptions(embedding_dim=8, heads=("full",), decoders=1, dropout=0.0),
             "optimisation": tiny_config.optimisation.model_copy(
-                update={"batch_size": 32, "max_epochs": 12, "patience": 12}
+                # fresh parameters only, so that few epochs make them personal
+                update={"batch_size": 32, "max_epochs": 12, "patience": 12, "stale_share": 0.0}
             ),
         }
     )

@@ -37,7 +37,10 @@ def runs(world, tmp_path_factory):
             model=model,
             backbone=BackboneOptions(length=20, width=16, blocks=1, dropout=0.1),
             generator=GeneratorOptions(embedding_dim=16, rank=RANK, heads=("factors", "full"), decoders=2, dropout=0.1),
-            optimisation=OptimisationOptions(batch_size=32, max_epochs=12, patience=12, learning_rate=5e-3),
+            # the few epochs go to fresh parameters, which is what is measured here
+            optimisation=OptimisationOptions(
+                batch_size=32, max_epochs=12, patience=12, learning_rate=5e-3, stale_share=0.0
+            ),
         )
         folders[model] = tmp_path_factory.mktemp("learning") / model
         train(config, world, folders[model])
