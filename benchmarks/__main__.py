@@ -3,7 +3,10 @@
 import importlib
 import sys
 
-NAMES = {"training": "an epoch over a log of MovieLens-1M's shape: static and generated models, both losses"}
+NAMES = {
+    "training": "an epoch over a log of MovieLens-1M's shape: static and generated models, both losses",
+    "kernels": "every operation of kernels/, beside plain PyTorch and torch.compile",
+}
 
 
 def main() -> None:

@@ -34,8 +34,14 @@ from kernels.slab_layout import Plans, Segment, SlabLayout, TileTable
 from kernels.slabs import Slabs, check_values, device_rows
 from kernels.tuning import tuned
 
-FEW_ELEMENTS = 16_384
-"""Up to so many elements of a plan numpy writes them faster than torch on a host (docs/decisions/0008)."""
+FEW_ELEMENTS = 8_192
+"""Up to so many elements of a plan without sums numpy writes faster than torch on a host (docs/decisions/0008)."""
+
+PART_ELEMENTS = 262_144
+"""About so many elements are written at a time on a host; many more took up to four times as long an element."""
+
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 
 
 def compose_weights_reference(values: Tensor, base: Tensor, plans: Plans, chosen: Sequence[int]) -> Slabs:
@@ -44,14 +50,12 @@ def compose_weights_reference(values: Tensor, base: Tensor, plans: Plans, chosen
     for plan in dict.fromkeys(chosen):
         layout = plans.layouts[plan]
         rows = [row for row, its in enumerate(chosen) if its == plan]
-        is_few = values.device.type == "cpu" and len(rows) * layout.elements <= FEW_ELEMENTS
-        write = _write_few_bodies if is_few else _write_bodies
         if len(rows) == len(chosen):
-            write(values, base, layout, slabs.data.view(len(rows), layout.pitch), slabs.flags[:, 0])
+            _write_bodies(values, base, layout, slabs.data.view(len(rows), layout.pitch), slabs.flags[:, 0])
             continue
         bodies = slabs.data.new_empty(len(rows), layout.pitch)
         finite = slabs.flags.new_ones(len(rows))
-        write(values[rows], base, layout, bodies, finite)
+        _write_bodies(values[rows], base, layout, bodies, finite)
         slabs.flags[rows, 0] = finite
         for body, row in zip(bodies, rows, strict=True):
             slabs.data[slabs.starts[row] : slabs.starts[row + 1]] = body
@@ -60,54 +64,84 @@ def compose_weights_reference(values: Tensor, base: Tensor, plans: Plans, chosen
 
 def _write_bodies(values: Tensor, base: Tensor, layout: SlabLayout, bodies: Tensor, finite: Tensor) -> None:
     """Write slabs of one layout, ``[B, pitch]``, and clear the flags ``[B]`` of devices that are not finite."""
-    bodies.zero_()
-    for segment in layout.filled:
+    if layout.has_padding:
+        bodies.zero_()
+    B, on_host = len(values), values.device.type == "cpu"
+    if on_host and layout.is_direct and B * layout.elements <= FEW_ELEMENTS:
+        _write_few(values, layout, bodies, finite)
+        return
+    parts = round(B * layout.elements / PART_ELEMENTS)
+    if parts <= 1 or not on_host:
+        _write_part(values, base, layout, bodies, finite)
+        return
+    step = -(-B // parts)
+    for first in range(0, B, step):
+        part = slice(first, first + step)
+        _write_part(values[part], base, layout, bodies[part], finite[part])
+
+
+def _write_part(values: Tensor, base: Tensor, layout: SlabLayout, bodies: Tensor, finite: Tensor) -> None:
+    for dtype, segments, is_run in layout.alike:
+        is_single = len(segments) == 1
+        if is_run:
+            rows = _cut(values, segments[0].source, (sum(segment.rows for segment in segments), segments[0].columns))
+        else:
+            sums = [_sum(values, base, segment) for segment in segments]
+            rows = sums[0] if is_single else torch.cat(sums, 1)
         # an input that is not finite leaves a sum that is not finite, so the sums tell of both
-        stored, scales, are_finite = round_rows(_sum(values, base, segment), segment.dtype)
-        finite &= are_finite.view(torch.uint8)
-        for target, array in ((segment.target, stored), (segment.scale_target, scales)):
-            if array is not None:
-                flat = array.flatten(1)
-                stop = target + flat.shape[1] * flat.element_size()
-                bodies[:, target:stop].view(flat.dtype).copy_(flat)
+        rounded, scales, are_finite = round_rows(rows, dtype)
+        finite &= are_finite
+        first = 0
+        for segment in segments:
+            last = first + segment.rows
+            _store(rounded if is_single else rounded[:, first:last], bodies.view(_DTYPES[dtype]), segment.target)
+            if scales is not None:
+                _store(scales if is_single else scales[:, first:last], bodies.view(torch.float16), segment.scale_target)
+            first = last
 
 
-def _write_few_bodies(values: Tensor, base: Tensor, layout: SlabLayout, bodies: Tensor, finite: Tensor) -> None:
-    """Do what :func:`_write_bodies` does in few calls: segments that are stored alike go together, through numpy."""
+def _store(array: Tensor, bodies: Tensor, target: int) -> None:
+    """Cast an array into all bodies, from a byte on."""
+    _cut(bodies, target // bodies.element_size(), array.shape[1:]).copy_(array)
+
+
+def _write_few(values: Tensor, layout: SlabLayout, bodies: Tensor, finite: Tensor) -> None:
+    """Do what :func:`_write_part` does where nothing is added, through numpy, whose calls cost less."""
     slabs, flags, generated = bodies.numpy(), finite.numpy(), values.numpy()
-    slabs[:] = 0
-    for columns, dtype, segments in layout.alike:
-        sums = [
-            generated[:, segment.source : segment.values_end].reshape(-1, segment.rows, columns)
-            if segment.is_direct
-            else _sum(values, base, segment).numpy()
+    for dtype, segments, _ in layout.alike:
+        rows = [
+            generated[:, segment.source : segment.values_end].reshape(-1, segment.rows, segment.columns)
             for segment in segments
         ]
-        stored, scales, are_finite = round_few_rows(sums[0] if len(sums) == 1 else np.concatenate(sums, 1), dtype)
-        flags &= are_finite.view(np.uint8)
+        stored, scales, are_finite = round_few_rows(np.concatenate(rows, 1), dtype)
+        flags &= are_finite
         first = 0
         for segment in segments:
             for target, array in ((segment.target, stored), (segment.scale_target, scales)):
                 if array is not None:
-                    flat = np.ascontiguousarray(array[:, first : first + segment.rows]).reshape(len(array), -1)
-                    flat_bytes = flat.view(np.uint8)
-                    slabs[:, target : target + flat_bytes.shape[1]] = flat_bytes
+                    flat = array[:, first : first + segment.rows].reshape(len(array), -1).view(np.uint8)
+                    slabs[:, target : target + flat.shape[1]] = flat
             first += segment.rows
 
 
 def _sum(values: Tensor, base: Tensor, segment: Segment) -> Tensor:
     """Return base plus direct plus product of one segment, ``[B, rows, columns]`` in any view of it."""
-    B, M, K, R = values.shape[0], segment.rows, segment.columns, segment.rank
+    M, K, R = segment.rows, segment.columns, segment.rank
     total = base[segment.base : segment.base_end].view(M, K) if segment.base >= 0 else None
     if segment.source >= 0:
-        direct = values[:, segment.source : segment.source + M * K].view(B, M, K)
+        direct = _cut(values, segment.source, (M, K))
         total = direct if total is None else total + direct
     if R:
-        left = values[:, segment.left : segment.left + R * M].view(B, R, M)
-        right = values[:, segment.right : segment.right + R * K].view(B, R, K)
+        left, right = _cut(values, segment.left, (R, M)), _cut(values, segment.right, (R, K))
         total = torch.bmm(left.mT, right) if total is None else torch.baddbmm(total, left.mT, right)
     assert total is not None  # a segment is filled from something
-    return total.expand(B, M, K)
+    return total if total.dim() == 3 else total.expand(len(values), M, K)
+
+
+def _cut(rows: Tensor, start: int, shape: Sequence[int]) -> Tensor:
+    """View the elements of every row from ``start`` on as an array, ``[B, *shape]``; slices take three calls for it."""
+    strides = (shape[1], 1) if len(shape) == 2 else (1,)
+    return rows.as_strided((rows.shape[0], *shape), (rows.stride(0), *strides), rows.storage_offset() + start)
 
 
 @jit

@@ -12,6 +12,8 @@ Shapes: B batch of devices; a segment is an array of ``rows`` by ``columns``.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,31 +28,35 @@ SMALLEST_SCALE = 2.0**-24
 # magnitudes from here on round to an infinite float16, or give a row an infinite float16 scale
 _FLOAT16_OVERFLOW = 65520.0
 _OVERFLOW = {"float32": float("inf"), "float16": _FLOAT16_OVERFLOW, "int8": _FLOAT16_OVERFLOW * LARGEST_QUANTUM}
-_TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def round_rows(rows: Tensor, dtype: SlabDtype) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Cast or quantise float32 ``rows [B, rows, columns]``.
+    """Quantise float32 ``rows [B, rows, columns]`` if they are to be int8; the copy into a slab casts them.
 
     Returns:
-        What is stored, ``[B, rows, columns]``; the float16 scales ``[B, rows]`` of int8, else None; and whether all of
-        a device's numbers are finite, before and after, ``[B]``.
+        What is to be cast, ``[B, rows, columns]``; the float16 scales ``[B, rows]`` of int8, else None; and whether all
+        of a device's numbers are finite, before and after the cast, ``[B]``.
     """
-    largest = rows.abs().amax(-1)
+    limit = _on(rows.device, _OVERFLOW[dtype])
     # a comparison with NaN is false
-    finite = largest.amax(1) < _OVERFLOW[dtype]
     if dtype != "int8":
-        return rows.to(_TORCH_DTYPES[dtype]), None, finite
-    # a tensor divisor: division by a Python number becomes a product with the reciprocal on CUDA, off by a bit
-    scales = (largest / largest.new_tensor(LARGEST_QUANTUM)).to(torch.float16).clamp_min_(SMALLEST_SCALE)
-    quanta = rows / scales.to(torch.float32).unsqueeze(-1)
-    return quanta.round_().clamp_(-LARGEST_QUANTUM, LARGEST_QUANTUM).to(torch.int8), scales, finite
+        return rows, None, rows.abs().amax((1, 2)) < limit
+    largest = rows.abs().amax(-1)
+    scales = (largest / _on(rows.device, LARGEST_QUANTUM)).to(torch.float16).clamp_min_(SMALLEST_SCALE)
+    quanta = rows / scales.unsqueeze(-1)
+    return quanta.round_().clamp_(-LARGEST_QUANTUM, LARGEST_QUANTUM), scales, largest.amax(1) < limit
+
+
+@cache
+def _on(device: torch.device, number: float) -> Tensor:
+    """Return a number as a tensor; a Python number costs more, and CUDA divides by one off by a bit."""
+    return torch.tensor(number, device=device)
 
 
 def round_few_rows(
     rows: NDArray[np.float32], dtype: SlabDtype
 ) -> tuple[NDArray[np.generic], NDArray[np.float16] | None, NDArray[np.bool_]]:
-    """Do what :func:`round_rows` does with numpy, whose calls cost a third: for numbers so few that calls count."""
+    """Do what :func:`round_rows` does, and the cast, with numpy, whose calls cost less: for few numbers."""
     with np.errstate(over="ignore", invalid="ignore"):
         largest = np.abs(rows).max(-1)
         finite = largest.max(1) < _OVERFLOW[dtype]

@@ -143,12 +143,28 @@ class SlabLayout:
         return tuple(segment for segment in self.segments if segment.elements)
 
     @cached_property
-    def alike(self) -> list[tuple[int, SlabDtype, list[Segment]]]:
-        """The filled segments in groups of equal ``columns`` and ``dtype``, whose rows are stored alike."""
-        groups: dict[tuple[int, SlabDtype], list[Segment]] = {}
+    def alike(self) -> list[tuple[SlabDtype, list[Segment], bool]]:
+        """The filled segments in groups of equal dtype and ``columns``, whose rows are stored alike.
+
+        With whether a group is stored values that lie one after the other.
+        """
+        groups: dict[tuple[SlabDtype, int], list[Segment]] = {}
         for segment in self.filled:
-            groups.setdefault((segment.columns, segment.dtype), []).append(segment)
-        return [(columns, dtype, segments) for (columns, dtype), segments in groups.items()]
+            groups.setdefault((segment.dtype, segment.columns), []).append(segment)
+        return [
+            (dtype, its, its[0].is_direct and all(a.values_end == b.source and b.is_direct for a, b in pairwise(its)))
+            for (dtype, _), its in groups.items()
+        ]
+
+    @cached_property
+    def has_padding(self) -> bool:
+        """Whether there are bytes that no segment fills, up to the next slab."""
+        return any(_gaps(self.spans, self.pitch))
+
+    @cached_property
+    def is_direct(self) -> bool:
+        """Whether nothing is added in any segment."""
+        return all(segment.is_direct for segment in self.segments)
 
     @cached_property
     def elements(self) -> int:
@@ -221,7 +237,7 @@ class Plans:
         self._tiles: dict[TileLimits, TileTable] = {}
         self.required_values = max((layout.required_values for layout in self.layouts), default=0)
         self.required_base = max((layout.required_base for layout in self.layouts), default=0)
-        self.is_direct = all(segment.is_direct for layout in self.layouts for segment in layout.segments)
+        self.is_direct = all(layout.is_direct for layout in self.layouts)
 
     def starts(self, chosen: Sequence[int]) -> list[int]:
         """Return the first byte of every device's slab in one buffer, and the length of the buffer last."""

@@ -103,19 +103,28 @@ def test_both_backends_agree(dtype):
         assert (one != other).double().mean() <= (1.0 if dtype == "float32" else 2e-3)
 
 
+@pytest.mark.parametrize(
+    ("limit", "layers"),
+    [("FEW_ELEMENTS", False), ("PART_ELEMENTS", False), ("PART_ELEMENTS", True)],
+    ids=["few", "factors-in-parts", "composed-in-parts"],
+)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_few_numbers_on_a_host_are_written_as_many_are(dtype, monkeypatch):
+def test_however_many_numbers_a_host_writes_at_a_time_it_writes_the_same(dtype, limit, layers, monkeypatch):
     torch.manual_seed(0)
-    layout = compose_layout([(33, 65, 4, dtype), (7, 33, 4, dtype)])
-    values, base = torch.randn(3, layout.required_values), torch.randn(layout.required_base)
-    values[1, 5] = torch.nan
+    shapes = [(33, 65, 4, dtype), (7, 33, 4, dtype)]
+    layout = compose_layout(shapes) if layers else slab_layout([shape[:2] + shape[3:] for shape in shapes] * 2)
+    # some of the columns of a larger tensor
+    values, base = torch.randn(5, layout.required_values + 7)[:, 7:], torch.randn(layout.required_base)
+    values[3, 5] = torch.nan
+    host = sys.modules["kernels.compose_weights"]
+    monkeypatch.setattr(host, "FEW_ELEMENTS", 10**9 if limit == "FEW_ELEMENTS" else 0)
 
-    few = written(layout, values, base)
-    monkeypatch.setattr(sys.modules["kernels.compose_weights"], "FEW_ELEMENTS", 0)
-    many = written(layout, values, base)
+    usual = written(layout, values, base)
+    monkeypatch.setattr(host, limit, 0 if limit == "FEW_ELEMENTS" else 2 * layout.elements)
+    other = written(layout, values, base)
 
-    assert few[1].tolist() == many[1].tolist() == [True, False, True]
-    assert torch.equal(few[0][[0, 2]], many[0][[0, 2]])
+    assert usual[1].tolist() == other[1].tolist() == [True, True, True, False, True]
+    assert torch.equal(usual[0][[0, 1, 2, 4]], other[0][[0, 1, 2, 4]])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
