@@ -30,6 +30,7 @@ from duet.training.objectives import objective
 VARIANTS = {
     "static, 1:4 negatives": ("static", "binary", SHARED),
     "duet rank 4, 1:4 negatives": ("duet", "binary", Served("factors", 4)),
+    "duet full rank, 1:4 negatives": ("duet", "binary", Served("full")),
     "static, full softmax": ("static", "softmax", SHARED),
     "duet rank 4, full softmax": ("duet", "softmax", Served("factors", 4)),
     "duet full rank, full softmax": ("duet", "softmax", Served("full")),

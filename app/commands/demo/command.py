@@ -74,7 +74,7 @@ def demo(
     report = folder / REPORT
     write_report(report, findings)
     _print_findings(findings, console)
-    typer.echo(f"\nReport with plots: {report.resolve()}  ({time.perf_counter() - started:.0f} s in all)")
+    typer.echo(f"\nReport with plots: {report}  ({time.perf_counter() - started:.0f} s in all)")
 
 
 def _lives(split: "LeaveOneOut", devices: int, *, length: int) -> "list[list[Moment]]":
