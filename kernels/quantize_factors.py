@@ -21,7 +21,7 @@ from kernels.slabs import Slabs, check_values
 
 
 def quantize_factors_reference(values: Tensor, plans: Plans, chosen: Sequence[int]) -> Slabs:
-    """Define :func:`quantize_factors` in plain PyTorch: compose with nothing."""
+    """Define :func:`quantize_factors` without Triton: compose with nothing."""
     return compose_weights_reference(values, values.new_empty(0), plans, chosen)
 
 

@@ -109,8 +109,8 @@ def store_tile(
     """Cast or quantise a float32 tile into one slab; its row maxima are finite and below the float16 overflow.
 
     ``flat`` are the places of the tile's elements in their array; the three pointers are the slab's first byte.
-    ``IS_EXACT`` divides; otherwise a product with the reciprocal, a third of the instructions, puts a number in about
-    60,000, all of them nearly halfway between two quanta, into the other one.
+    ``IS_EXACT`` divides; otherwise a product with the reciprocal, a third of the instructions, puts about one number in
+    two million, all of them nearly halfway between two quanta, into the other one.
     """
     if dtype == 2:
         scale = tl.div_rn(largest, tl.full(largest.shape, 127.0, tl.float32)).to(tl.float16)

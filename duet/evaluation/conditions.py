@@ -34,7 +34,7 @@ from duet.training import checkpoint
 from duet.training.config import TrainingConfig
 from duet.training.loop import split_of
 from duet.training.networks import build_network
-from duet.training.ranking import Questions, Ranks, ask, rank, ranks_of_scores
+from duet.training.ranking import Questions, Ranks, ask, rank, rank_conditioned
 
 STALENESS = (1, 2, 5, 10, 20)
 """Ages of stale parameters in interactions, as far as they are below the sample length."""
@@ -190,17 +190,12 @@ def rank_with_embeddings(network: nn.Module, questions: Questions, embeddings: T
 
     The sample that a device ranks from stays its own newest one.
     """
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(questions.targets), BATCH):
-            rows = slice(start, start + BATCH)
-            samples = questions.samples[rows]
-            positions = torch.from_numpy(last_positions(samples.astype(np.int32)))
-            states, _ = network.condition(torch.from_numpy(samples), positions, SHARED)  # type: ignore[operator]
-            residuals = network.residuals(embeddings[rows], served)  # type: ignore[operator]
-            scores = network.meta.scores(states, residuals)  # type: ignore[operator,union-attr]
-            parts.append(ranks_of_scores(scores.numpy(), questions, rows))
-    return Ranks(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("full", "sampled", "negatives")))
+
+    def condition(rows: slice, samples: Tensor, positions: Tensor) -> tuple[Tensor, Sequence[LayerResidual] | None]:
+        states, _ = network.condition(samples, positions, SHARED)  # type: ignore[operator]
+        return states, network.residuals(embeddings[rows], served)  # type: ignore[operator]
+
+    return rank_conditioned(network, questions, condition, batch_size=BATCH)
 
 
 def _sizes(network: nn.Module, served: Sequence[Served]) -> Sizes:

@@ -224,7 +224,11 @@ def _validated(document: object, source: Path | str) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(document)
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        # a rule over several settings names them itself
+        found = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {str(e['input'])[:60]} ({e['msg']})" if e["loc"] else f"file: {e['msg']}"
+            for e in error.errors()
+        )
         raise InvalidData(
             path=source,
             line=None,

@@ -4,17 +4,18 @@ Shapes: U users, T sample length, N catalogue items, C candidates.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from duet.data.splits import LeaveOneOut, Part
 from duet.data.windows import evaluation_samples, last_positions
 from duet.networks.duet_network import Served
+from duet.networks.dynamic_layer import LayerResidual
 
 SAMPLED_NEGATIVES = 99
 CANDIDATES_SEED = 20221117
@@ -143,6 +144,30 @@ def full_catalogue_ranks(
 
 def rank(network: nn.Module, questions: Questions, served: Served, *, batch_size: int = 512) -> Ranks:
     """Rank the held-out items with a network (a :class:`~duet.training.networks.Ranker`) in evaluation mode."""
+
+    def condition(rows: slice, samples: Tensor, positions: Tensor) -> tuple[Tensor, Sequence[LayerResidual] | None]:
+        found: tuple[Tensor, Sequence[LayerResidual] | None] = network.condition(samples, positions, served)  # type: ignore[operator]
+        return found
+
+    return rank_conditioned(network, questions, condition, batch_size=batch_size)
+
+
+def rank_conditioned(
+    network: nn.Module,
+    questions: Questions,
+    condition: Callable[[slice, Tensor, Tensor], tuple[Tensor, Sequence[LayerResidual] | None]],
+    *,
+    batch_size: int = 512,
+) -> Ranks:
+    """Rank the held-out items where somebody else says what the devices hold.
+
+    Args:
+        network: Scores states and residuals, in evaluation mode.
+        questions: The questions.
+        condition: Returns states ``[u, S]`` and residuals for the users in a slice, from their samples ``[u, T]`` and
+            the flat positions ``[u]`` of their newest items.
+        batch_size: Users at once.
+    """
     was_training = network.training
     network.eval()
     parts = []
@@ -151,7 +176,7 @@ def rank(network: nn.Module, questions: Questions, served: Served, *, batch_size
             rows = slice(start, start + batch_size)
             samples = questions.samples[rows]
             positions = torch.from_numpy(last_positions(samples.astype(np.int32)))
-            states, residuals = network.condition(torch.from_numpy(samples), positions, served)  # type: ignore[operator]
+            states, residuals = condition(rows, torch.from_numpy(samples), positions)
             scores = network.meta.scores(states, residuals)  # type: ignore[operator,union-attr]
             parts.append(ranks_of_scores(scores.numpy(), questions, rows))
     network.train(was_training)

@@ -150,7 +150,7 @@ def test_one_setting_is_changed_and_the_others_stay(key, value, read):
         ("generator.rank.r", "4", "generator.rank"),
         ("", "4", "seed"),
         ("generator", "4", "generator"),
-        ("generator.rank", "four", "generator.rank"),
+        ("generator.rank", "four", "generator.rank: four ("),
         ("generator.rank", "[1,", "the setting generator.rank"),
         ("backbone.heads", "5", "width divisible by the number of heads"),
         ("backbone.name", "din", "must be sampled-softmax or binary where backbone.name is din"),
