@@ -50,9 +50,9 @@ bench-kernels: $(READY) ## Time every kernel beside plain PyTorch and torch.comp
 clean: ## Remove caches and build output; keeps .venv, models and runs
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache && find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-# The environment is ready when it is newer than pyproject.toml. One pip call resolves everything at once: the PyTorch
+# The environment is ready when it is newer than pyproject.toml and what is compiled. One pip call resolves everything at once: the PyTorch
 # pin is taken together with what depends on it, so nothing is downloaded first and replaced afterwards.
-$(READY): pyproject.toml
+$(READY): pyproject.toml kernels/host_slabs.c
 	@test -x $(BIN)/python || command -v $(PYTHON) >/dev/null || { echo "duet needs Python 3.11 or newer, and there is no '$(PYTHON)' here. Install it, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "duet needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "'$(PYTHON)' comes without the venv module. Install it (Debian, Ubuntu: apt install python3-venv), or name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }

@@ -23,6 +23,7 @@ from duet.protocol.representation import Form, Representation
 from duet.registry import PublishedVersion
 from kernels import (
     CapturedGeneration,
+    HostGeneration,
     Plans,
     compose_weights,
     quantize_factors,
@@ -54,8 +55,8 @@ class _Generation:
     bias: Tensor
     plans: Plans
     numbers: dict[Representation, int]
-    captured: CapturedGeneration | None
-    """The same on an accelerator, replayed."""
+    bound: CapturedGeneration | HostGeneration | None
+    """The same with all that is known of it: replayed on an accelerator, in one call on a host."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,13 @@ class _PreparedGenerator:
         # a batch of one head multiplies by that head's own memory
         weight, bias = weights[0] if len(weights) == 1 else (torch.cat(parts) for parts in zip(*weights, strict=True))
         plans, numbers = Plans(layouts), {representation: number for number, representation in enumerate(served)}
-        is_captured = resolve_backend("auto", weight) == "triton" and weight.device.type == "cuda"
-        captured = CapturedGeneration(weight, bias, self.base, plans) if is_captured else None
-        return _Generation(weight, bias, plans, numbers, captured)
+        backend = resolve_backend("auto", weight, has_compiled=True)
+        bound: CapturedGeneration | HostGeneration | None = None
+        if backend == "compiled":
+            bound = HostGeneration(weight, bias, self.base, plans)
+        elif backend == "triton" and weight.device.type == "cuda":
+            bound = CapturedGeneration(weight, bias, self.base, plans)
+        return _Generation(weight, bias, plans, numbers, bound)
 
 
 _NOWHERE: Places = {}
@@ -154,8 +159,8 @@ class ParameterGenerator:
             return [b""] * len(representations)
         generation = prepared.generation(kind)
         chosen = [generation.numbers[representation] for representation in representations]
-        if generation.captured:
-            return generation.captured.generate(embeddings, chosen)
+        if generation.bound:
+            return generation.bound.generate(embeddings, chosen)
         on_accelerator = torch.from_numpy(embeddings).to(self._accelerator)
         values = synthesize_factors(on_accelerator, generation.weight, generation.bias)
         if kind.composes:

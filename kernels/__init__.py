@@ -4,6 +4,7 @@ from kernels.apply_low_rank import apply_low_rank
 from kernels.compose_weights import compose_weights
 from kernels.dispatcher import Backend, resolve_backend
 from kernels.graphs import CapturedGeneration
+from kernels.host_generation import HostGeneration
 from kernels.quantize_factors import quantize_factors
 from kernels.slab_layout import Plans, Segment, SlabLayout
 from kernels.slabs import Slabs
@@ -12,6 +13,7 @@ from kernels.synthesize_factors import synthesize_factors
 __all__ = [
     "Backend",
     "CapturedGeneration",
+    "HostGeneration",
     "Plans",
     "Segment",
     "SlabLayout",

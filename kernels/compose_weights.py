@@ -16,15 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kernels.dispatcher import Backend, jit, on_device_of, resolve_backend, tl
+from kernels.host_slabs import write_host_slabs
 from kernels.rounding import (
     clear_overflow,
     larger_magnitudes,
-    round_few_rows,
     round_rows,
     row_magnitudes,
     store_tile,
@@ -33,13 +32,6 @@ from kernels.rounding import (
 from kernels.slab_layout import Plans, Segment, SlabLayout, TileTable
 from kernels.slabs import Slabs, check_values, device_rows
 from kernels.tuning import tuned
-
-FEW_ELEMENTS = 8_192
-"""Up to so many elements of a plan without sums numpy writes faster than torch on a host (docs/decisions/0008)."""
-
-PART_ELEMENTS = 262_144
-"""About so many elements are written at a time on a host; many more took up to four times as long an element."""
-
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 
@@ -66,21 +58,6 @@ def _write_bodies(values: Tensor, base: Tensor, layout: SlabLayout, bodies: Tens
     """Write slabs of one layout, ``[B, pitch]``, and clear the flags ``[B]`` of devices that are not finite."""
     if layout.has_padding:
         bodies.zero_()
-    B, on_host = len(values), values.device.type == "cpu"
-    if on_host and layout.is_direct and B * layout.elements <= FEW_ELEMENTS:
-        _write_few(values, layout, bodies, finite)
-        return
-    parts = round(B * layout.elements / PART_ELEMENTS)
-    if parts <= 1 or not on_host:
-        _write_part(values, base, layout, bodies, finite)
-        return
-    step = -(-B // parts)
-    for first in range(0, B, step):
-        part = slice(first, first + step)
-        _write_part(values[part], base, layout, bodies[part], finite[part])
-
-
-def _write_part(values: Tensor, base: Tensor, layout: SlabLayout, bodies: Tensor, finite: Tensor) -> None:
     for dtype, segments, is_run in layout.alike:
         is_single = len(segments) == 1
         if is_run:
@@ -103,25 +80,6 @@ def _write_part(values: Tensor, base: Tensor, layout: SlabLayout, bodies: Tensor
 def _store(array: Tensor, bodies: Tensor, target: int) -> None:
     """Cast an array into all bodies, from a byte on."""
     _cut(bodies, target // bodies.element_size(), array.shape[1:]).copy_(array)
-
-
-def _write_few(values: Tensor, layout: SlabLayout, bodies: Tensor, finite: Tensor) -> None:
-    """Do what :func:`_write_part` does where nothing is added, through numpy, whose calls cost less."""
-    slabs, flags, generated = bodies.numpy(), finite.numpy(), values.numpy()
-    for dtype, segments, _ in layout.alike:
-        rows = [
-            generated[:, segment.source : segment.values_end].reshape(-1, segment.rows, segment.columns)
-            for segment in segments
-        ]
-        stored, scales, are_finite = round_few_rows(np.concatenate(rows, 1), dtype)
-        flags &= are_finite
-        first = 0
-        for segment in segments:
-            for target, array in ((segment.target, stored), (segment.scale_target, scales)):
-                if array is not None:
-                    flat = array[:, first : first + segment.rows].reshape(len(array), -1).view(np.uint8)
-                    slabs[:, target : target + flat.shape[1]] = flat
-            first += segment.rows
 
 
 def _sum(values: Tensor, base: Tensor, segment: Segment) -> Tensor:
@@ -362,7 +320,7 @@ def compose_weights(
         base: Shared weights and biases, flat, ``[Pb]`` float32.
         plans: The layouts that a device may get.
         chosen: Number of the layout of every device, ``B`` of them.
-        backend: ``"auto"`` runs Triton on CUDA tensors and the reference elsewhere.
+        backend: ``"auto"`` follows the rule of :mod:`kernels.dispatcher`.
 
     Returns:
         The slabs, and who of the devices is finite.
@@ -378,5 +336,8 @@ def compose_weights(
         )
     if base.device != values.device or not base.is_contiguous():
         raise ValueError(f"Expected a contiguous base on {values.device}, got one on {base.device}; copy it first.")
-    run = compose_weights_reference if resolve_backend(backend, values) == "reference" else write_slabs
+    run = _RUNS[resolve_backend(backend, values, has_compiled=True)]
     return run(values.detach(), base.detach(), plans, chosen)
+
+
+_RUNS = {"reference": compose_weights_reference, "compiled": write_host_slabs, "triton": write_slabs}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kernels.compose_weights import compose_weights_reference, write_slabs
 from kernels.dispatcher import Backend, resolve_backend
+from kernels.host_slabs import write_host_slabs
 from kernels.slab_layout import Plans
 from kernels.slabs import Slabs, check_values
 
@@ -32,7 +33,7 @@ def quantize_factors(values: Tensor, plans: Plans, chosen: Sequence[int], *, bac
         values: Flat values, ``[B, P]`` float32, each row contiguous; nothing flows back through them.
         plans: The layouts that a device may get, all of their segments direct.
         chosen: Number of the layout of every device, ``B`` of them.
-        backend: ``"auto"`` runs Triton on CUDA tensors and the reference elsewhere.
+        backend: ``"auto"`` follows the rule of :mod:`kernels.dispatcher`.
 
     Returns:
         The slabs, and who of the devices is finite.
@@ -44,8 +45,8 @@ def quantize_factors(values: Tensor, plans: Plans, chosen: Sequence[int], *, bac
     check_values(values, plans, chosen)
     if not plans.is_direct:
         raise ValueError("Expected plans of direct segments, got one with a base or factors; use compose_weights.")
-    values = values.detach()
-    if resolve_backend(backend, values) == "reference":
-        return quantize_factors_reference(values, plans, chosen)
     # no shared parameter is read, so any pointer does
-    return write_slabs(values, values, plans, chosen)
+    return _RUNS[resolve_backend(backend, values, has_compiled=True)](values.detach(), values, plans, chosen)
+
+
+_RUNS = {"reference": compose_weights_reference, "compiled": write_host_slabs, "triton": write_slabs}

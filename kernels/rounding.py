@@ -1,4 +1,4 @@
-"""How a float32 number is stored in a slab: cast, or quantised row by row; one rule for reference and Triton.
+"""How a float32 number is stored in a slab: cast, or quantised row by row; one rule for every backend.
 
     float32, float16:  stored[i, j] = cast(row[i, j])
     int8:              scale[i]     = max(float16(max_j |row[i, j]| / 127), 2**-24)
@@ -14,9 +14,7 @@ from __future__ import annotations
 
 from functools import cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.dispatcher import jit, tl
@@ -51,21 +49,6 @@ def round_rows(rows: Tensor, dtype: SlabDtype) -> tuple[Tensor, Tensor | None, T
 def _on(device: torch.device, number: float) -> Tensor:
     """Return a number as a tensor; a Python number costs more, and CUDA divides by one off by a bit."""
     return torch.tensor(number, device=device)
-
-
-def round_few_rows(
-    rows: NDArray[np.float32], dtype: SlabDtype
-) -> tuple[NDArray[np.generic], NDArray[np.float16] | None, NDArray[np.bool_]]:
-    """Do what :func:`round_rows` does, and the cast, with numpy, whose calls cost less: for few numbers."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        largest = np.abs(rows).max(-1)
-        finite = largest.max(1) < _OVERFLOW[dtype]
-        if dtype != "int8":
-            return rows.astype(dtype), None, finite
-        scales = np.maximum((largest / np.float32(LARGEST_QUANTUM)).astype(np.float16), np.float16(SMALLEST_SCALE))
-        quanta = rows / scales.astype(np.float32)[..., None]
-        np.rint(quanta, out=quanta)
-        return np.clip(quanta, -LARGEST_QUANTUM, LARGEST_QUANTUM, out=quanta).astype(np.int8), scales, finite
 
 
 @jit

@@ -9,6 +9,7 @@ Shapes: B batch of devices, M output features, K input features, R rank, P flat 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,10 +22,14 @@ DTYPES: dict[str, int] = {"float32": 4, "float16": 2, "int8": 1}
 DTYPE_CODES: dict[str, int] = {"float32": 0, "float16": 1, "int8": 2}
 """How a tile table names a dtype."""
 
+GAP_CODE = 3
+"""How a host table names bytes that are to be zero."""
+
 SLAB_ALIGNMENT = 16
 """Every slab and every array of a slab starts at a multiple of this many bytes."""
 
 _SMALLEST_TILE_COLUMNS = 16
+_HOST_FIELDS = 10
 
 SlabDtype: TypeAlias = Literal["float32", "float16", "int8"]
 Span: TypeAlias = tuple[int, int]
@@ -229,11 +234,28 @@ class TileTable:
         return max((self.spans[plan][1] for plan in chosen), default=0)
 
 
+@dataclass(frozen=True, eq=False)
+class HostTable:
+    """The arrays of all plans as ``host_slabs.c`` reads them, 64-bit integers.
+
+    Attributes:
+        arrays: Rows of source, base, left, right, rows, columns, rank, target, scale_target and dtype code; then the
+            gaps of a plan, as arrays of :data:`GAP_CODE` whose columns are bytes.
+        plans: Rows of first array, number of arrays, pitch.
+        longest_row: The most columns of an array.
+    """
+
+    arrays: array[int]
+    plans: array[int]
+    longest_row: int
+
+
 class Plans:
     """The layouts a device may ask for, by number. Compared by identity."""
 
     def __init__(self, layouts: Sequence[SlabLayout]) -> None:
         self.layouts = tuple(layouts)
+        self._pitches = [layout.pitch for layout in self.layouts]
         self._tiles: dict[TileLimits, TileTable] = {}
         self.required_values = max((layout.required_values for layout in self.layouts), default=0)
         self.required_base = max((layout.required_base for layout in self.layouts), default=0)
@@ -241,7 +263,23 @@ class Plans:
 
     def starts(self, chosen: Sequence[int]) -> list[int]:
         """Return the first byte of every device's slab in one buffer, and the length of the buffer last."""
-        return list(accumulate((self.layouts[plan].pitch for plan in chosen), initial=0))
+        return list(accumulate(map(self._pitches.__getitem__, chosen), initial=0))
+
+    @cached_property
+    def host_table(self) -> HostTable:
+        """Every plan as a list of arrays; worked out once."""
+        arrays, plans = array("q"), array("q")
+        for layout in self.layouts:
+            first = len(arrays) // _HOST_FIELDS
+            for segment in layout.filled:
+                fields = segment.source, segment.base, segment.left, segment.right
+                sizes = segment.rows, segment.columns, segment.rank
+                arrays.extend((*fields, *sizes, segment.target, segment.scale_target, DTYPE_CODES[segment.dtype]))
+            for start, stop in _gaps(layout.spans, layout.pitch):
+                arrays.extend((-1, -1, -1, -1, 0, stop - start, 0, start, -1, GAP_CODE))
+            plans.extend((first, len(arrays) // _HOST_FIELDS - first, layout.pitch))
+        longest = max((segment.columns for layout in self.layouts for segment in layout.filled), default=0)
+        return HostTable(arrays, plans, longest)
 
     def tiles(self, limits: TileLimits) -> TileTable:
         """Cut every plan into tiles; worked out once."""

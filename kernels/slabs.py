@@ -55,10 +55,10 @@ def cut_slabs(
     data: NDArray[np.uint8], flags: NDArray[np.uint8], starts: Sequence[int], chosen: Sequence[int], plans: Plans
 ) -> list[bytes | None]:
     """Cut slabs that lie one after the other into bodies; None where a flag ``[B, parts]`` is not set."""
-    lengths = (plans.layouts[plan].slab_bytes for plan in chosen)
+    whole, layouts, finite = data.data, plans.layouts, map(all, flags.tolist())
     return [
-        data[start : start + length].tobytes() if is_finite else None
-        for start, length, is_finite in zip(starts, lengths, map(all, flags.tolist()), strict=False)
+        bytes(whole[start : start + layouts[plan].slab_bytes]) if is_finite else None
+        for start, plan, is_finite in zip(starts, chosen, finite, strict=False)
     ]
 
 
@@ -76,5 +76,5 @@ def check_values(values: Tensor, plans: Plans, chosen: Sequence[int]) -> None:
         )
     if values.stride(1) != 1 and shape[1] > 1:
         raise ValueError(f"Expected values with contiguous rows, got strides {values.stride()}; copy them first.")
-    if len(chosen) != shape[0] or any(not 0 <= plan < len(plans.layouts) for plan in chosen):
+    if len(chosen) != shape[0] or not 0 <= min(chosen, default=0) <= max(chosen, default=0) < len(plans.layouts):
         raise ValueError(f"Expected {shape[0]} plans among 0 to {len(plans.layouts) - 1}, got {list(chosen)}.")

@@ -15,6 +15,7 @@ from duet.protocol.errors import CorruptVersion
 from duet.protocol.package import LayerValues, encode_body
 from duet.protocol.representation import SHARED, Dtype, Form, Representation
 from duet.registry import PublishedVersion
+from kernels.host_slabs import is_built
 from tests.published_version import RANK, TABLE, shared_parameters, split_values, write_version
 
 V1 = {"model": "tiny", "version": "v1"}
@@ -23,6 +24,9 @@ REPRESENTATIONS = [
     *(Representation(Form.FULL, dtype) for dtype in Dtype),
     *(Representation(Form.COMPOSED, dtype, RANK) for dtype in Dtype),
 ]
+
+
+HOST_BACKENDS = ["reference", "compiled"] if is_built() else ["reference"]
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +53,16 @@ def numbers(body: bytes, representation: Representation) -> dict[tuple[str, str]
     return {(slot.layer, slot.role): slot.read(body).astype(np.float32) for slot in TABLE.slots(representation)}
 
 
+@pytest.mark.parametrize("backend", HOST_BACKENDS)
 @pytest.mark.parametrize("representation", REPRESENTATIONS, ids=str)
 def test_a_body_is_what_the_reference_encoder_writes(
-    models: Path, golden: dict[str, NDArray[np.float32]], representation: Representation
+    models: Path,
+    golden: dict[str, NDArray[np.float32]],
+    representation: Representation,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("DUET_KERNELS", backend)
     embeddings = golden["output.embedding"]
 
     bodies = ParameterGenerator(models).generate(embeddings, [representation] * len(embeddings), **V1)
@@ -101,21 +111,23 @@ def test_a_device_whose_numbers_are_not_finite_gets_none_and_its_neighbours_get_
 
 
 @pytest.mark.parametrize(
-    ("kernel", "representation"),
+    ("backend", "kernel", "representation"),
     [
-        ("synthesize_factors", REPRESENTATIONS[0]),
-        ("quantize_factors", REPRESENTATIONS[0]),
-        ("compose_weights", REPRESENTATIONS[-1]),
+        ("reference", "synthesize_factors", REPRESENTATIONS[0]),
+        ("reference", "quantize_factors", REPRESENTATIONS[0]),
+        ("reference", "compose_weights", REPRESENTATIONS[-1]),
+        *((each, "HostGeneration", REPRESENTATIONS[0]) for each in HOST_BACKENDS[1:]),
     ],
-    ids=["synthesize", "quantize", "compose"],
 )
 def test_nothing_is_generated_without_the_kernels(
     models: Path,
     golden: dict[str, NDArray[np.float32]],
     monkeypatch: pytest.MonkeyPatch,
+    backend: str,
     kernel: str,
     representation: Representation,
 ) -> None:
+    monkeypatch.setenv("DUET_KERNELS", backend)
     generator = ParameterGenerator(models)
     generator.prepare(**V1)
 

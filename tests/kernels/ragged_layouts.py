@@ -6,9 +6,16 @@ import torch
 
 from kernels import Backend, Plans, Segment, SlabLayout, compose_weights, quantize_factors
 from kernels.dispatcher import interpreting
+from kernels.host_slabs import is_built
 
 ACCELERATOR = torch.device("cpu" if interpreting() else "cuda")
 BACKENDS = ("reference", "triton")
+COMPILED = ("compiled",) if is_built() and ACCELERATOR.type == "cpu" else ()
+"""Nothing on a machine where the package was installed without a C compiler; the header of the test run says so."""
+
+SLAB_BACKENDS = BACKENDS + COMPILED
+"""What writes slabs."""
+
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 

@@ -44,7 +44,31 @@ def test_tensors_off_the_accelerator_run_the_reference():
 
 
 def test_tensors_on_the_accelerator_run_triton():
-    assert dispatcher._resolve("auto", "auto", "cuda") == "triton"
+    assert dispatcher._resolve("auto", "auto", "cuda", False) == "triton"
+
+
+def test_what_has_a_compiled_form_runs_it_on_a_host(monkeypatch):
+    monkeypatch.setattr(dispatcher, "is_built", lambda: True)
+
+    assert resolve_backend("auto", TENSOR, has_compiled=True) == "compiled"
+
+
+def test_a_host_without_the_compiled_kernels_runs_the_reference_and_says_how_to_get_them(monkeypatch, caplog):
+    monkeypatch.setattr(dispatcher, "is_built", lambda: False)
+
+    with caplog.at_level(logging.INFO, logger="kernels.dispatcher"):
+        chosen = resolve_backend("auto", TENSOR, has_compiled=True)
+
+    assert chosen == "reference"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no C compiler was found" in caplog.text
+    with pytest.raises(RuntimeError, match="no C compiler was found"):
+        resolve_backend("compiled", TENSOR, has_compiled=True)
+
+
+def test_the_compiled_backend_is_refused_on_an_accelerator():
+    with pytest.raises(RuntimeError, match="the tensors are on cuda"):
+        dispatcher._resolve("compiled", "auto", "cuda", True)
 
 
 def test_the_environment_replaces_the_rule(monkeypatch):
@@ -60,11 +84,11 @@ def test_the_argument_is_above_the_environment(monkeypatch):
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(monkeypatch):
-    with pytest.raises(ValueError, match="auto, reference, triton, got 'cuda'"):
+    with pytest.raises(ValueError, match="auto, reference, compiled, triton, got 'cuda'"):
         resolve_backend("cuda", TENSOR)
 
     monkeypatch.setenv("DUET_KERNELS", "fast")
-    with pytest.raises(ValueError, match="DUET_KERNELS to be one of auto, reference, triton, got 'fast'"):
+    with pytest.raises(ValueError, match="DUET_KERNELS to be one of auto, reference, compiled, triton, got 'fast'"):
         resolve_backend("auto", TENSOR)
 
 
@@ -79,7 +103,7 @@ def test_an_accelerator_without_triton_runs_the_reference_and_warns(monkeypatch,
     monkeypatch.setattr(dispatcher, "triton", None)
 
     with caplog.at_level(logging.INFO, logger="kernels.dispatcher"):
-        chosen = dispatcher._resolve("auto", "auto", "cuda")
+        chosen = dispatcher._resolve("auto", "auto", "cuda", False)
 
     assert chosen == "reference"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -91,7 +115,8 @@ def test_a_decision_is_logged_once(caplog):
             resolve_backend("auto", TENSOR)
 
     assert [record.getMessage() for record in caplog.records] == [
-        "kernels run on the reference backend for cpu tensors: the tensors are not on a CUDA accelerator"
+        "kernels run on the reference backend for cpu tensors: the tensors are not on a CUDA accelerator, "
+        "and PyTorch's own library computes this"
     ]
 
 

@@ -10,7 +10,7 @@ from duet.protocol.representation import Representation
 from kernels import Plans, Segment, SlabLayout, quantize_factors
 from tests.kernels.ragged_layouts import (
     ACCELERATOR,
-    BACKENDS,
+    SLAB_BACKENDS,
     array,
     compose_layout,
     guarded,
@@ -39,7 +39,7 @@ def quantized_by_the_rule(rows):
     return quanta.astype(np.int8), scales
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLAB_BACKENDS)
 @pytest.mark.parametrize("dtype", TORCH_DTYPES)
 @pytest.mark.parametrize("B", [1, 3], ids="B{}".format)
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())
@@ -65,7 +65,7 @@ def test_every_array_is_stored_bit_for_bit_by_the_rule(shapes, B, dtype, backend
     assert not padding(slabs, layout.spans).any()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLAB_BACKENDS)
 @pytest.mark.parametrize(
     "row",
     [
@@ -90,7 +90,7 @@ def test_rows_at_the_edges_of_the_rule_follow_it(row, backend):
     assert slabs[0].cpu().numpy().tobytes() == scales.tobytes() + bytes(14) + quanta.tobytes()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLAB_BACKENDS)
 @pytest.mark.parametrize("name", ["factors-r4-int8", "factors-r1-int8", "factors-r3-float16", "factors-r4-float32"])
 def test_a_slab_is_the_body_that_the_package_format_encodes(name, backend, poisoned_memory):
     generator = np.random.default_rng(0)
@@ -126,7 +126,7 @@ def test_a_slab_is_the_body_that_the_package_format_encodes(name, backend, poiso
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLAB_BACKENDS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", TORCH_DTYPES)
 def test_a_device_that_is_not_finite_is_reported_and_the_others_are_untouched(dtype, bad, backend, poisoned_memory):
@@ -145,7 +145,7 @@ def test_a_device_that_is_not_finite_is_reported_and_the_others_are_untouched(dt
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLAB_BACKENDS)
 @pytest.mark.parametrize(
     ("dtype", "largest"),
     [("float16", 65519.996), ("int8", 8321039.5), ("float32", 3.39e38)],
@@ -160,7 +160,7 @@ def test_a_number_that_overflows_only_once_stored_is_reported(dtype, largest, ba
     assert written(layout, overflows, backend=backend)[1].item() == (dtype == "float32")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLAB_BACKENDS)
 def test_fewer_rows_are_a_lower_rank_of_the_same_factors(backend):
     torch.manual_seed(0)
     whole, truncated = slab_layout([(8, 33, "int8")]), slab_layout([(3, 33, "int8")])
@@ -177,7 +177,7 @@ def test_fewer_rows_are_a_lower_rank_of_the_same_factors(backend):
         assert torch.equal(array(of_whole, target, shape, dtype), array(of_truncated, other, shape, dtype))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLAB_BACKENDS)
 @pytest.mark.parametrize(
     "layout",
     [SlabLayout((), 0), SlabLayout((), 40), slab_layout([(0, 33, "int8"), (1, 3, "float16")], spare_bytes=3)],
@@ -193,7 +193,7 @@ def test_what_nothing_is_generated_for_is_zero(B, layout, backend, poisoned_memo
     assert not padding(slabs, layout.spans).any()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLAB_BACKENDS)
 def test_values_may_be_some_of_the_columns_of_a_larger_tensor(backend):
     torch.manual_seed(0)
     layout = slab_layout([(2, 5, "float32")])

@@ -1,0 +1,80 @@
+"""Generation bound to its operands equals the two operations, byte for byte."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels import HostGeneration, Plans, compose_weights, synthesize_factors
+from tests.kernels.ragged_layouts import compose_layout, slab_layout
+
+D = 16
+LAYOUTS = [
+    compose_layout([(33, 65, 4, "int8"), (3, 1, 0, "float16")]),
+    slab_layout([(4, 33, "float16"), (2, 7, "int8")], spare_bytes=5),
+    slab_layout([(3, 5, "float32")], start=9),
+]
+
+
+def operands(plans):
+    torch.manual_seed(0)
+    return torch.randn(plans.required_values, D), torch.randn(plans.required_values), torch.randn(plans.required_base)
+
+
+@given(st.lists(st.integers(0, len(LAYOUTS) - 1), min_size=1, max_size=9), st.integers(0, 2**32 - 1))
+def test_a_batch_of_any_plans_is_what_the_operations_write(chosen, seed):
+    plans = Plans(LAYOUTS)
+    weight, bias, base = operands(plans)
+    embeddings = np.random.default_rng(seed).normal(size=(len(chosen), D)).astype(np.float32)
+    embeddings[seed % len(chosen), 0] = np.nan if seed % 2 else 1.0
+
+    bodies = HostGeneration(weight, bias, base, plans).generate(embeddings, chosen)
+
+    values = synthesize_factors(torch.from_numpy(embeddings), weight, bias)
+    assert bodies == compose_weights(values, base, plans, chosen, backend="compiled").bodies()
+    assert [body is None for body in bodies] == [
+        bool(seed % 2) and row == seed % len(chosen) for row in range(len(chosen))
+    ]
+
+
+def test_no_device_is_no_body():
+    plans = Plans(LAYOUTS)
+
+    assert HostGeneration(*operands(plans), plans).generate(np.empty((0, D), np.float32), []) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("weight", torch.Tensor.double),
+        ("bias", lambda bias: bias.repeat(2)[::2]),
+        ("base", lambda base: base.to("meta")),
+        ("bias", lambda bias: bias[:-1]),
+        ("base", lambda base: base[:-1]),
+    ],
+    ids=["dtype", "strided", "elsewhere", "short-bias", "short-base"],
+)
+def test_operands_that_the_library_cannot_read_are_refused(name, change):
+    plans = Plans(LAYOUTS)
+    given_operands = dict(zip(("weight", "bias", "base"), operands(plans), strict=True))
+    given_operands[name] = change(given_operands[name])
+
+    with pytest.raises(ValueError, match=name):
+        HostGeneration(**given_operands, plans=plans)
+
+
+@pytest.mark.parametrize("chosen", [[0], [0, 3], [0, -1]], ids=["too-few", "unknown", "negative"])
+def test_plans_that_are_not_there_are_refused(chosen):
+    plans = Plans(LAYOUTS)
+
+    with pytest.raises(ValueError, match="plans among 0 to 2"):
+        HostGeneration(*operands(plans), plans).generate(np.zeros((2, D), np.float32), chosen)
+
+
+@pytest.mark.parametrize("shape", [(2, D + 1), (2, D, 1)])
+def test_embeddings_of_another_shape_are_refused(shape):
+    plans = Plans(LAYOUTS)
+
+    with pytest.raises(RuntimeError):
+        HostGeneration(*operands(plans), plans).generate(np.zeros(shape, np.float32), [0, 0])
