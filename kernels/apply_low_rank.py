@@ -19,6 +19,10 @@ from torch.autograd.function import once_differentiable
 from kernels.dispatcher import Backend, ResolvedBackend, jit, on_device_of, resolve_backend, tl
 
 
+FEW_ELEMENTS = 131_072
+"""Up to so many elements of all factors one pass over them costs a host less than a call a rank."""
+
+
 def low_rank_forward_reference(
     x: Tensor, base: Tensor, bias: Tensor, left: Tensor, right: Tensor, shift: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -58,6 +62,8 @@ def _dot_rows(factors: Tensor, vectors: Tensor) -> Tensor:
 
     A pass per rank reads strided factors in place; a batched product would walk them element by element.
     """
+    if factors.numel() <= FEW_ELEMENTS:
+        return torch.mul(factors, vectors.unsqueeze(1)).sum(2)
     dots = vectors.new_empty(factors.shape[:2])
     products = torch.empty_like(vectors)
     for r in range(factors.shape[1]):
@@ -67,6 +73,8 @@ def _dot_rows(factors: Tensor, vectors: Tensor) -> Tensor:
 
 def _add_scaled_rows(total: Tensor, coefficients: Tensor, factors: Tensor) -> Tensor:
     """Add ``sum_r coefficients[n, r] * factors[n, r]`` to ``total [N, ...]`` in place."""
+    if factors.numel() <= FEW_ELEMENTS:
+        return total.add_(torch.mul(factors, coefficients.unsqueeze(2)).sum(1))
     for r in range(factors.shape[1]):
         total.addcmul_(factors[:, r], coefficients[:, r, None])
     return total

@@ -1,5 +1,7 @@
 """A layer with factors of its own a row: forward and backward against float64."""
 
+import sys
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -73,6 +75,20 @@ def test_outputs_and_gradients_are_as_accurate_as_the_definition(N, M, K, R, gro
         if truth.numel():
             allowed = 2 * (plain - truth).abs().max() + 1e-6 * truth.abs().max()
             assert (result - truth).abs().max() <= allowed, name
+
+
+def test_one_pass_over_few_elements_is_what_a_pass_per_rank_gives(monkeypatch):
+    torch.manual_seed(0)
+    operands = [torch.randn(*shape, dtype=torch.float64) for shape in operand_shapes(7, 5, 9, 3).values()]
+    gradient = torch.randn(7, 5, dtype=torch.float64)
+    module = sys.modules["kernels.apply_low_rank"]
+
+    few = with_gradients(lambda *given: apply_low_rank(*given, backend="reference"), operands, gradient)
+    monkeypatch.setattr(module, "FEW_ELEMENTS", 0)
+    many = with_gradients(lambda *given: apply_low_rank(*given, backend="reference"), operands, gradient)
+
+    for one, other in zip(few, many, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
