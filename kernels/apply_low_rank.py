@@ -18,7 +18,6 @@ from torch.autograd.function import once_differentiable
 
 from kernels.dispatcher import Backend, ResolvedBackend, jit, on_device_of, resolve_backend, tl
 
-
 FEW_ELEMENTS = 131_072
 """Up to so many elements of all factors one pass over them costs a host less than a call a rank."""
 

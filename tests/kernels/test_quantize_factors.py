@@ -10,6 +10,7 @@ from duet.protocol.representation import Representation
 from kernels import Plans, Segment, SlabLayout, quantize_factors
 from tests.kernels.ragged_layouts import (
     ACCELERATOR,
+    COMPILED,
     SLAB_BACKENDS,
     array,
     compose_layout,
@@ -88,6 +89,19 @@ def test_rows_at_the_edges_of_the_rule_follow_it(row, backend):
     quanta, scales = quantized_by_the_rule(values.cpu().numpy())
     assert finite.item()
     assert slabs[0].cpu().numpy().tobytes() == scales.tobytes() + bytes(14) + quanta.tobytes()
+
+
+@pytest.mark.parametrize("backend", ["reference", *COMPILED])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_every_float16_and_the_ties_between_them_are_rounded_half_to_even(backend, sign):
+    halves = torch.arange(0x7C00, dtype=torch.int16).view(torch.float16).float()
+    ties = (halves[1:] + halves[:-1]) / 2
+    values = torch.cat([halves, ties, ties.nextafter(halves[1:]), ties.nextafter(halves[:-1])])[None] * sign
+
+    slabs, finite = written(slab_layout([(1, values.numel(), "float16")]), values, backend=backend)
+
+    assert finite.item()
+    assert slabs[0].numpy().tobytes() == values.half().numpy().tobytes()
 
 
 @pytest.mark.parametrize("backend", SLAB_BACKENDS)
