@@ -75,10 +75,24 @@ def test_every_array_is_stored_bit_for_bit_by_the_rule(shapes, B, dtype, backend
         [-0.0] * 8,
         [1e-9, -2e-9, 0, 0, 0, 0, 0, 0],
         [4e-6, -7.5e-6, 1e-6, 0, 0, 0, 0, 0],
+        [1.06e-5, -1.06e-5, 1e-6, 0, 0, 0, 0, 0],
+        [2.9108850955963135, 2.3720855712890625, 0, 0, 0, 0, 0, 0],
+        [3.4398107528686523, -1.1510848999023438, 0, 0, 0, 0, 0, 0],
         [8321039.5, 1.0, -1.0, 0, 0, 0, 0, 0],
         [float(np.finfo(np.float32).smallest_subnormal)] + [0.0] * 7,
     ],
-    ids=["ties", "zeros", "negative-zeros", "below-the-smallest-scale", "subnormal-scale", "largest", "subnormal"],
+    ids=[
+        "ties",
+        "zeros",
+        "negative-zeros",
+        "below-the-smallest-scale",
+        "subnormal-scale",
+        "clipped",
+        "reciprocal-below",
+        "reciprocal-above",
+        "largest",
+        "subnormal",
+    ],
 )
 def test_rows_at_the_edges_of_the_rule_follow_it(row, backend):
     layout = slab_layout([(1, 8, "int8")])
