@@ -95,9 +95,8 @@ def _answer(
     prepared: _PreparedComposer, body: bytes | None, representation: Representation, tag: bytes, kind: AnswerKind
 ) -> bytes | GenerationError:
     published = prepared.published
-    failure = NonFiniteParameters(model=published.model, version=published.version)
     if body is None:
-        return failure
+        return NonFiniteParameters(model=published.model, version=published.version)
     table = published.manifest.layers
     package = seal(body, representation=representation, version=published.digest, table=table, tag=tag)
     if kind == "package":
@@ -106,7 +105,7 @@ def _answer(
         parameters = ParameterPackage.decode(package, table).compose(prepared.shared)
     except CorruptPackage:
         # finite factors whose sum with the shared weights is not
-        return failure
+        return NonFiniteParameters(model=published.model, version=published.version)
     return _device_model_with(prepared, parameters)
 
 

@@ -4,10 +4,12 @@ Knows nothing of HTTP and, of itself, of torch or ONNX: the stages are given.
 """
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
+from deployments.compute_estimate import ComputeEstimate
 from deployments.orders import Answered, Order, Timed
 from deployments.telemetry import StageTimes, Stopwatch
 from duet.protocol.errors import DuetError, GenerationError
@@ -34,14 +36,37 @@ class Pipeline(Protocol):
         """Answer orders of one kind, in order."""
 
 
-class ColocatedPipeline:
-    """All stages in this process, on one worker thread, so that the event loop stays free.
+BRIEF_MS = 2.0
+"""A batch that should take no longer runs on the event loop itself: handing it over costs it as much again."""
 
-    Versions are loaded on a second thread while the worker goes on.
+
+class ColocatedPipeline:
+    """All stages in this process: brief batches on the event loop, others on one worker thread, so that it stays free.
+
+    Runs one batch at a time. Versions are loaded on a second thread while the others go on.
     """
 
-    def __init__(self, encoder: "Encoder", generator: "ParameterGenerator", composer: "Composer") -> None:
+    def __init__(
+        self,
+        encoder: "Encoder",
+        generator: "ParameterGenerator",
+        composer: "Composer",
+        *,
+        brief_ms: float = BRIEF_MS,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Chain the stages.
+
+        Args:
+            encoder: The first stage.
+            generator: The second.
+            composer: The third.
+            brief_ms: Up to what predicted time a batch runs on the event loop; 0 for never.
+            clock: Seconds.
+        """
         self._encoder, self._generator, self._composer = encoder, generator, composer
+        self._brief_ms, self._clock = brief_ms, clock
+        self._costs: dict[Hashable, ComputeEstimate] = {}
         self._worker = ThreadPoolExecutor(1, "stages")
         self._loader = ThreadPoolExecutor(1, "versions")
 
@@ -61,7 +86,17 @@ class ColocatedPipeline:
 
     async def run(self, orders: Sequence[Order]) -> list[Outcome]:
         """Answer orders of one kind, in order."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._compute, orders)
+        # what has not run yet is not known to be brief: it may have to load a version
+        cost = self._costs.setdefault(orders[0].kind, ComputeEstimate())
+        if cost.predict_ms(len(orders)) <= self._brief_ms:
+            return self._learn(cost, orders)
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self._learn, cost, orders)
+
+    def _learn(self, cost: ComputeEstimate, orders: Sequence[Order]) -> list[Outcome]:
+        started_s = self._clock()
+        outcomes = self._compute(orders)
+        cost.observe(len(orders), (self._clock() - started_s) * 1000)
+        return outcomes
 
     def _compute(self, orders: Sequence[Order]) -> list[Outcome]:
         model, version, _ = orders[0].kind
