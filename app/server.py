@@ -19,12 +19,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from app.settings import BACKSTOP_S, AppSettings, Ingress, serving_environment
 from deployments.logs import configure_logs
 from duet.protocol.errors import InvalidRequest
 from duet.registry import Registry
+
+if TYPE_CHECKING:
+    from ray.serve import Application
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LEAST_CPUS = 2
@@ -49,6 +52,9 @@ _HAPROXY_FILES = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
     "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
 }
+
+Build: TypeAlias = Callable[[AppSettings], "Application"]
+"""Makes a Ray Serve application."""
 
 _Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
@@ -83,6 +89,7 @@ def start(
     ingress: Ingress | None = None,
     num_cpus: int | None = None,
     is_quiet: bool = True,
+    build: Build | None = None,
 ) -> RunningServer:
     """Start a server and return when it is ready.
 
@@ -93,6 +100,7 @@ def start(
         ingress: HAProxy on Linux and Python elsewhere by default.
         num_cpus: Cores that Ray may plan with; those of the machine by default, and never fewer than two.
         is_quiet: Leave the logs of the replicas in their files.
+        build: Makes another application, to compare with; called when Ray may be imported.
 
     Raises:
         FileNotFoundError: If nothing is published in the folder of models.
@@ -112,7 +120,7 @@ def start(
         started.enter_context(_exported(environment))
 
         started.callback(_stop_ray)
-        logs = _run(settings, host=host, port=port, num_cpus=num_cpus, is_quiet=is_quiet)
+        logs = _run(settings, host=host, port=port, num_cpus=num_cpus, is_quiet=is_quiet, build=build)
         url = f"http://{host}:{port}"
         _wait_until_ready(f"{url}/readyz", logs)
         return RunningServer(url, logs, started.pop_all())
@@ -127,6 +135,7 @@ def serve_forever(
     num_cpus: int | None = None,
     is_quiet: bool = False,
     on_ready: Callable[[RunningServer], None] | None = None,
+    build: Build | None = None,
 ) -> None:
     """Serve until the process is asked to end, by Ctrl-C or SIGTERM; then stop everything that was started.
 
@@ -140,6 +149,7 @@ def serve_forever(
         num_cpus: Cores that Ray may plan with.
         is_quiet: Leave the logs of the replicas in their files.
         on_ready: Called once, when the server answers.
+        build: Makes another application, to compare with; called when Ray may be imported.
 
     Raises:
         FileNotFoundError: If nothing is published in the folder of models.
@@ -152,7 +162,10 @@ def serve_forever(
     """
     previous = _handle(_interrupt)
     try:
-        with start(settings, host=host, port=port, ingress=ingress, num_cpus=num_cpus, is_quiet=is_quiet) as server:
+        started = start(
+            settings, host=host, port=port, ingress=ingress, num_cpus=num_cpus, is_quiet=is_quiet, build=build
+        )
+        with started as server:
             if on_ready is not None:
                 on_ready(server)
             threading.Event().wait()
@@ -164,12 +177,17 @@ def serve_forever(
         raise
 
 
-def _run(settings: AppSettings, *, host: str, port: int, num_cpus: int | None, is_quiet: bool) -> Path:
+def _run(
+    settings: AppSettings, *, host: str, port: int, num_cpus: int | None, is_quiet: bool, build: Build | None
+) -> Path:
     import ray
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
-    from app.builder import build_app
+    if build is None:
+        from app.builder import build_app
+
+        build = build_app
 
     if is_quiet:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -190,7 +208,7 @@ def _run(settings: AppSettings, *, host: str, port: int, num_cpus: int | None, i
     # cut off whatever its budget says: the gateway keeps to budgets itself
     http_options = {"host": host, "port": port, "request_timeout_s": BACKSTOP_S}
     serve.start(http_options=http_options, logging_config=logging_config)
-    target = serve.RunTarget(build_app(settings), name=_NAME, route_prefix="/", logging_config=logging_config)
+    target = serve.RunTarget(build(settings), name=_NAME, route_prefix="/", logging_config=logging_config)
     # without waiting: it would wait for ever for resources that this machine does not have
     serve.run_many([target], wait_for_applications_running=False)
     return logs

@@ -5,6 +5,7 @@ import sys
 
 NAMES = {
     "training": "an epoch over a log of MovieLens-1M's shape: static and generated models, both losses",
+    "serving.throughput": "either placement in closed loop, beside the same job built otherwise",
     "kernels": "every operation of kernels/, beside plain PyTorch and torch.compile",
 }
 
@@ -13,7 +14,7 @@ def main() -> None:
     """Dispatch to ``benchmarks.NAME.main``, which reads the remaining arguments itself."""
     name = sys.argv[1] if len(sys.argv) > 1 else "training"
     if name not in NAMES:
-        listed = "\n".join(f"  {known:10} {what}" for known, what in NAMES.items())
+        listed = "\n".join(f"  {known:20} {what}" for known, what in NAMES.items())
         sys.exit(f"Expected the name of a benchmark, got {name!r}. There are:\n{listed}")
     module = importlib.import_module(f"benchmarks.{name}")
     module.main(sys.argv[2:])

@@ -1,0 +1,94 @@
+"""Closed loop with ``wrk``: so many connections, each with its next request as soon as it has the answer."""
+
+import json
+import random
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from duet.registry import Registry
+
+BODIES = 500
+_SAMPLE_ITEMS = 10
+_SCRIPT = Path(__file__).with_name("request.lua")
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """What one run measured.
+
+    Attributes:
+        requests_s: Answers a second.
+        p50_ms: Median of the time from sending to the last byte, on this machine.
+        p95_ms: 95 % quantile.
+        p99_ms: 99 % quantile.
+        failed: Answers of 400 or above, broken connections and time-outs.
+    """
+
+    requests_s: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    failed: int
+
+
+def write_bodies(path: Path, models: Path, model: str, *, budget_ms: float, seed: int = 0) -> list[str]:
+    """Write requests with random samples of a ranking model, one a line; return them."""
+    draws = random.Random(seed)
+    registry = Registry(models)
+    ids = registry.open(model, registry.active(model)).vocabulary().ids
+    bodies = [
+        json.dumps(
+            {
+                "device": f"device-{number}",
+                "sample": draws.sample(list(ids), _SAMPLE_ITEMS),
+                "budget_ms": budget_ms,
+                "link": "wifi",
+            }
+        )
+        for number in range(BODIES)
+    ]
+    path.write_text("\n".join(bodies) + "\n")
+    return bodies
+
+
+def load(url: str, model: str, bodies: Path, *, connections: int, seconds: float, cores: str) -> ClosedLoop:
+    """Put a server under load from one thread of ``wrk``.
+
+    Args:
+        url: Where the server is.
+        model: Whose parameters.
+        bodies: File of requests.
+        connections: How many at once.
+        seconds: How long.
+        cores: The cores of the generator, as ``taskset -c`` reads them.
+
+    Raises:
+        FileNotFoundError: If ``wrk`` is not installed.
+        RuntimeError: If it fails.
+    """
+    if shutil.which("wrk") is None:
+        raise FileNotFoundError("Expected wrk on the PATH, got none. Install it (Debian, Ubuntu: apt install wrk).")
+    line = ["taskset", "-c", cores, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s"]
+    line += ["-s", str(_SCRIPT), f"{url}/v1/models/{model}/parameters", "--", str(bodies)]
+    finished = subprocess.run(line, capture_output=True, text=True)
+    results = [told for told in finished.stdout.splitlines() if told.startswith("result ")]
+    if finished.returncode or not results:
+        raise RuntimeError(f"Expected a result of wrk, got {finished.stdout[-500:]}{finished.stderr[-500:]}")
+    told = json.loads(results[0].removeprefix("result "))
+    failed = told["failed"] + told["timeouts"]
+    return ClosedLoop(told["requests"] / told["duration_s"], told["p50_ms"], told["p95_ms"], told["p99_ms"], failed)
+
+
+def packages(url: str, model: str, bodies: list[str]) -> list[bytes]:
+    """Ask for the packages of some requests, to compare the answers of two servers.
+
+    Raises:
+        HTTPStatusError: If one is refused.
+    """
+    with httpx.Client(base_url=url, headers={"Content-Type": "application/json"}) as client:
+        answers = [client.post(f"/v1/models/{model}/parameters", content=body) for body in bodies]
+    return [answer.raise_for_status().content for answer in answers]

@@ -1,0 +1,1 @@
+"""What the server is compared with: the same job, or none, in the way that others would build it."""

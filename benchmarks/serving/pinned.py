@@ -1,0 +1,71 @@
+"""A server in a process of its own, kept to stated cores, for as long as a block lasts."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from app.server import free_port
+
+READY_S = 120.0
+_STOP_S = 60.0
+_POLL_S = 0.2
+_DUET = "from app.commands import main; main()"
+
+
+@contextmanager
+def pinned(command: Sequence[str], *, cores: str) -> Iterator[str]:
+    """Run a server on some cores of this machine.
+
+    Args:
+        command: What to run, without its interpreter; ``--port N`` is added.
+        cores: As ``taskset -c`` reads them.
+
+    Yields:
+        Its address.
+
+    Raises:
+        RuntimeError: If it does not become ready; its output is shown.
+    """
+    port = free_port("127.0.0.1", 0)
+    with tempfile.TemporaryFile("w+") as output:
+        line = ["taskset", "-c", cores, sys.executable, *command, "--port", str(port)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        server = subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        try:
+            _wait(server, f"http://127.0.0.1:{port}/readyz", output)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(_STOP_S)
+            server.kill()
+            server.wait()
+
+
+def ours(models: Path, model: str, *options: str) -> list[str]:
+    """Return the command of our server."""
+    return ["-c", _DUET, "serve", "--models", str(models), "--model", model, *options]
+
+
+def application(import_path: str, models: Path, model: str, *options: str) -> list[str]:
+    """Return the command that runs another application on the same ingress."""
+    return ["-m", "benchmarks.serving.run", import_path, "--models", str(models), "--model", model, *options]
+
+
+def _wait(server: subprocess.Popen[bytes], url: str, output: TextIO) -> None:
+    deadline_s = time.monotonic() + READY_S
+    while time.monotonic() < deadline_s and server.poll() is None:
+        with suppress(OSError, urllib.error.URLError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(_POLL_S)
+    output.seek(0)
+    raise RuntimeError(f"Expected {url} to answer within {READY_S:g} s, got:\n{output.read()[-4000:]}")

@@ -1,0 +1,184 @@
+"""Throughput and latency of either placement in closed loop, beside what the same job costs when built otherwise.
+
+    python -m benchmarks serving.throughput colocated --models models --model demo [--csv FILE]
+
+colocated: ours; one plain FastAPI and uvicorn process that runs the same stages without batches; an endpoint that does
+nothing behind our ingress. split: ours; a hop for each request and ``@serve.batch`` in every stage, at several waits.
+
+In every round each server is started afresh on the cores of ``--server-cores``, gives the same packages as ours, is
+warmed up, and is put under load from ``--load-cores``. Printed are medians over the rounds, and of the ratios to ours.
+"""
+
+import argparse
+import csv
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.serving.closed_loop import load, packages, write_bodies
+from benchmarks.serving.pinned import application, ours, pinned
+from duet.evaluation.provenance import provenance
+
+OURS = "ours"
+NOOP = "no-op on our ingress"
+PLAIN = "plain FastAPI + uvicorn"
+_APPLICATIONS = "benchmarks.serving.contenders.applications"
+_PLAIN = "benchmarks.serving.contenders.plain"
+_WAITS_MS = (0, 1, 10)
+_BUDGET_MS = 10_000
+_COMPARED = 8
+_WARM_UP_S = 3.0
+
+Command = Callable[[Path, str], list[str]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of one contender."""
+
+    placement: str
+    round: int
+    contender: str
+    connections: int
+    requests_s: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    failed: int
+    server_cores: str
+    load_cores: str
+    hardware: str
+    commit: str
+
+
+def contenders(placement: str) -> dict[str, Command]:
+    """Return how every contender of a placement is started, ours first."""
+    if placement == "colocated":
+        return {
+            OURS: lambda models, model: ours(models, model),
+            PLAIN: lambda models, model: ["-m", _PLAIN, "--models", str(models), "--model", model],
+            NOOP: lambda models, model: application(f"{_APPLICATIONS}:build_noop", models, model),
+        }
+    naive = {f"a hop a request, wait {wait_ms} ms": _naive(wait_ms) for wait_ms in _WAITS_MS}
+    return {OURS: lambda models, model: ours(models, model, "--placement", "split"), **naive}
+
+
+def _naive(wait_ms: float) -> Command:
+    arguments = f'{{"wait_s": {wait_ms / 1000:g}}}'
+    return lambda models, model: application(f"{_APPLICATIONS}:build_naive", models, model, "--args", arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print the tables, and append to a CSV file if asked to."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    started = {name: command(options.models, options.model) for name, command in contenders(options.placement).items()}
+    if options.only:
+        started = {name: command for name, command in started.items() if name in {OURS, *options.only}}
+    rows: list[Row] = []
+    try:
+        for row in _measured(options, started, console):
+            rows.append(row)
+            if options.csv is not None:
+                _append(options.csv, row)
+    except KeyboardInterrupt:
+        console.print("Interrupted: what was measured so far follows.")
+    if not rows:
+        sys.exit(1)
+    console.print(_table(rows))
+
+
+def _measured(options: argparse.Namespace, started: dict[str, list[str]], console: Console) -> Iterator[Row]:
+    known = provenance()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bodies.txt"
+        bodies = write_bodies(path, options.models, options.model, budget_ms=_BUDGET_MS)[:_COMPARED]
+        expected: list[bytes] = []
+        for number in range(options.rounds):
+            for name, command in started.items():
+                console.print(f"round {number + 1} of {options.rounds}: {name}", highlight=False)
+                with pinned(command, cores=options.server_cores) as url:
+                    answers = packages(url, options.model, bodies)
+                    expected = expected or answers
+                    if name != NOOP and answers != expected:
+                        raise RuntimeError(f"Expected {name} to give the packages that {OURS} gives, got others.")
+                    run = {"bodies": path, "cores": options.load_cores}
+                    load(url, options.model, connections=16, seconds=_WARM_UP_S, **run)
+                    for connections in options.connections:
+                        loop = load(url, options.model, connections=connections, seconds=options.seconds, **run)
+                        yield Row(
+                            options.placement,
+                            number,
+                            name,
+                            connections,
+                            **asdict(loop),
+                            server_cores=options.server_cores,
+                            load_cores=options.load_cores,
+                            hardware=str(known["hardware"]),
+                            commit=str(known["commit"]),
+                        )
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(title=f"{rows[0].placement}, medians of {len({row.round for row in rows})} rounds")
+    for heading in ("connections", "contender", "requests/s", "ours / it", "p50 ms", "ours / it", "p99 ms", "failed"):
+        table.add_column(heading, justify="left" if heading == "contender" else "right")
+    for connections in dict.fromkeys(row.connections for row in rows):
+        for name in dict.fromkeys(row.contender for row in rows):
+            its = {row.round: row for row in rows if (row.contender, row.connections) == (name, connections)}
+            base = {row.round: row for row in rows if (row.contender, row.connections) == (OURS, connections)}
+            both = [(base[number], its[number]) for number in its if number in base]
+            if not both:
+                continue
+            requests_s, p50_ms, p99_ms = (
+                statistics.median(getattr(row, field) for row in its.values())
+                for field in ("requests_s", "p50_ms", "p99_ms")
+            )
+            table.add_row(
+                str(connections),
+                name,
+                f"{requests_s:,.0f}",
+                f"{statistics.median(mine.requests_s / other.requests_s for mine, other in both):.2f}",
+                f"{p50_ms:.2f}",
+                f"{statistics.median(mine.p50_ms / other.p50_ms for mine, other in both):.2f}",
+                f"{p99_ms:.2f}",
+                str(sum(row.failed for row in its.values())),
+            )
+    return table
+
+
+def _append(path: Path, row: Row) -> None:
+    fields = asdict(row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fields)
+        if is_new:
+            writer.writeheader()
+        writer.writerow({name: f"{value:.4f}" if isinstance(value, float) else value for name, value in fields.items()})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks serving.throughput",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("placement", choices=("colocated", "split"))
+    parser.add_argument("--models", type=Path, required=True, help="folder of published models, of a `duet demo` say")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64], help="default: 1 16 64")
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of load at each number of connections; default: 6")
+    parser.add_argument("--server-cores", default="0", help="as taskset -c reads them; default: 0")
+    parser.add_argument("--load-cores", default="1", help="default: 1")
+    parser.add_argument("--only", nargs="+", default=[], help="contenders beside ours; all by default")
+    parser.add_argument("--csv", type=Path, help="append the runs to this file")
+    return parser
