@@ -24,6 +24,8 @@ _SHARED_PROPERTY = "duet.shared"
 @dataclass(frozen=True)
 class _PreparedComposer:
     published: PublishedVersion
+    digest: bytes
+    """What stands in the package header; worked out once, because it hashes the manifest."""
     shared: Parameters
     """Weight and bias of every dynamic layer of the shared classifier."""
 
@@ -88,7 +90,7 @@ class Composer:
 def _load(published: PublishedVersion) -> _PreparedComposer:
     shared = shared_parameters(generator_tensors(published), published.manifest.layers)
     check_device_model(published, shared)
-    return _PreparedComposer(published, shared)
+    return _PreparedComposer(published, published.digest, shared)
 
 
 def _answer(
@@ -98,7 +100,7 @@ def _answer(
     if body is None:
         return NonFiniteParameters(model=published.model, version=published.version)
     table = published.manifest.layers
-    package = seal(body, representation=representation, version=published.digest, table=table, tag=tag)
+    package = seal(body, representation=representation, version=prepared.digest, table=table, tag=tag)
     if kind == "package":
         return package
     try:

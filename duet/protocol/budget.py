@@ -140,33 +140,26 @@ def choose_plan(
     if len({offer.higher_is_better for offer in candidates}) != 1:
         raise ValueError("Expected at least one offer, all of one metric.")
 
-    plans = [
-        _plan(offer, link=link, budget_ms=budget_ms, upload_bytes=upload_bytes, server_ms=server_ms)
-        for offer in candidates
-    ]
-    fitting = [plan for plan in plans if plan.fits]
-    if not fitting:
-        fastest_ms = min(plan.predicted_ms for plan in plans)
+    # what is common to all is worked out once: this runs for every request, over every representation
+    empty_ms, byte_ms = link.exchange_ms(request_bytes=upload_bytes, response_bytes=0), link.download_ms(1)
+    sign = 1 if candidates[0].higher_is_better else -1
+    best: tuple[float, int, Offer, float, float] | None = None
+    fastest_ms = math.inf
+    for offer in candidates:
+        server = server_ms(offer.representation) if callable(server_ms) else server_ms
+        network = empty_ms + offer.package_bytes * byte_ms
+        fastest_ms = min(fastest_ms, network + server)
+        rank = (sign * offer.quality, -offer.package_bytes)
+        if network + server <= budget_ms and (best is None or rank > best[:2]):
+            best = (*rank, offer, network, server)
+    if best is None:
         smallest_ms = math.ceil(fastest_ms + link.upload_ms(_BUDGET_FIELD_BYTES))
         raise BudgetTooSmall(budget_ms=budget_ms, smallest_ms=smallest_ms)
-    sign = 1 if candidates[0].higher_is_better else -1
-    return max(fitting, key=lambda plan: (sign * plan.quality, -plan.package_bytes))
-
-
-def _plan(
-    offer: Offer,
-    *,
-    link: Link,
-    budget_ms: float,
-    upload_bytes: int,
-    server_ms: Callable[[Representation], float] | float,
-) -> Plan:
-    server = server_ms(offer.representation) if callable(server_ms) else server_ms
-    network = link.exchange_ms(request_bytes=upload_bytes, response_bytes=offer.package_bytes)
+    _, _, chosen, network, server = best
     return Plan(
-        representation=offer.representation,
-        package_bytes=offer.package_bytes,
-        quality=offer.quality,
+        representation=chosen.representation,
+        package_bytes=chosen.package_bytes,
+        quality=chosen.quality,
         network_ms=network,
         server_ms=server,
         predicted_ms=network + server,

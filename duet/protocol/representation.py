@@ -7,6 +7,7 @@ and metrics, the numbers in the package header.
 import re
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Self
 
 MAX_RANK = 255
@@ -68,10 +69,7 @@ class Representation:
             raise ValueError(f"Expected dtype FLOAT32 for SHARED, which stores no numbers, got {self.dtype.name}.")
 
     def __str__(self) -> str:
-        if self.form is Form.SHARED:
-            return "shared"
-        rank = f"-r{self.rank}" if self.rank else ""
-        return f"{self.form.name.lower()}{rank}-{self.dtype.name.lower()}"
+        return _spelled(self.form, self.dtype, self.rank)
 
     @classmethod
     def parse(cls, name: str) -> Self:
@@ -88,6 +86,13 @@ class Representation:
                 f"Expected a name such as 'shared', 'factors-r4-int8' or 'full-float16', got {name[:80]!r}."
             )
         return cls(Form[match["form"].upper()], Dtype[match["dtype"].upper()], int(match["rank"] or 0))
+
+
+@lru_cache(maxsize=1024)
+def _spelled(form: Form, dtype: Dtype, rank: int) -> str:
+    if form is Form.SHARED:
+        return "shared"
+    return f"{form.name.lower()}{f'-r{rank}' if rank else ''}-{dtype.name.lower()}"
 
 
 SHARED = Representation(Form.SHARED, Dtype.FLOAT32)
