@@ -9,7 +9,7 @@ one size say nothing of which of the three made them slow, but of the time of th
 import numpy as np
 import numpy.typing as npt
 
-from duet.protocol.budget import FASTEST_KBPS, REQUEST_HEADER_BYTES, RESPONSE_HEADER_BYTES, SLOWEST_KBPS, Link
+from duet.protocol.budget import FASTEST_KBPS, SLOWEST_KBPS, Link
 
 _FADING = 0.7
 _PRIOR_WEIGHT = 0.05
@@ -17,7 +17,6 @@ _SMALLEST, _LARGEST = 1e-4, 1e4
 _SURPRISE = 4.0
 _SURPRISE_MS = 20.0
 _LONGEST_RTT_MS = 60_000.0
-_BITS = 8
 
 
 class LinkEstimate:
@@ -45,17 +44,17 @@ class LinkEstimate:
             rtt_ms=float(min(self._assumed.rtt_ms * rtt, _LONGEST_RTT_MS)),
         )
 
-    def observe(self, *, request_bytes: int, response_bytes: int, network_ms: float) -> None:
+    def observe(self, *, up_bytes: int, down_bytes: int, network_ms: float) -> None:
         """Learn from an exchange; the last few count most.
 
         Args:
-            request_bytes: Body of the request; headers are added here.
-            response_bytes: Body of the answer.
+            up_bytes: Sent, headers included.
+            down_bytes: Received, headers included.
             network_ms: From sending to the last byte received, less what the server took.
         """
         if not (network_ms >= 0 and network_ms < np.inf):
             return  # clocks were changed meanwhile
-        times_ms = self._times_ms(request_bytes, response_bytes)
+        times_ms = self._times_ms(up_bytes, down_bytes)
         expected_ms = float(times_ms @ self._multiples())
         # one stalled exchange is no slow link; a link that has become slow is believed after a few of them
         network_ms = min(network_ms, _SURPRISE * expected_ms + _SURPRISE_MS)
@@ -66,10 +65,9 @@ class LinkEstimate:
         self._products = _FADING * self._products + row * ratio
         self._weight, self._ratios = _FADING * self._weight + 1, _FADING * self._ratios + ratio
 
-    def _times_ms(self, request_bytes: int, response_bytes: int) -> npt.NDArray[np.float64]:
+    def _times_ms(self, up_bytes: int, down_bytes: int) -> npt.NDArray[np.float64]:
         """Split the time of an exchange over the assumed link: round trip, up, down."""
-        up_ms = self._assumed.upload_ms(request_bytes + REQUEST_HEADER_BYTES)
-        down_ms = self._assumed.download_ms(response_bytes + RESPONSE_HEADER_BYTES)
+        up_ms, down_ms = self._assumed.upload_ms(up_bytes), self._assumed.download_ms(down_bytes)
         return np.array([max(self._assumed.rtt_ms, 1e-3), up_ms, down_ms])
 
     def _multiples(self) -> npt.NDArray[np.float64]:

@@ -9,19 +9,19 @@ import pytest
 from duet.device.link_estimate import LinkEstimate
 from duet.protocol.budget import PROFILES, Link
 
-SIZES = [(120, 0), (150, 500), (150, 1300), (140, 2200), (130, 80)]
+SIZES = [(500, 640), (530, 1100), (530, 2000), (520, 2900), (510, 720)]
 PAIRS = list(itertools.permutations(PROFILES, 2))
 
 
 def exchange_ms(link: Link, size: tuple[int, int]) -> float:
-    return link.exchange_ms(request_bytes=size[0], response_bytes=size[1])
+    return link.network_ms(*size)
 
 
 def learnt(assumed: Link, real: Link, count: int, *, noise: float = 0.0) -> LinkEstimate:
     estimate, draws = LinkEstimate(assumed), random.Random(0)
     for up, down in itertools.islice(itertools.cycle(SIZES), count):
         took_ms = exchange_ms(real, (up, down)) * math.exp(draws.gauss(0, noise))
-        estimate.observe(request_bytes=up, response_bytes=down, network_ms=took_ms)
+        estimate.observe(up_bytes=up, down_bytes=down, network_ms=took_ms)
     return estimate
 
 
@@ -45,7 +45,7 @@ def test_noise_is_averaged() -> None:
 
 def test_one_stalled_exchange_is_no_slow_link() -> None:
     estimate = learnt(PROFILES["lte"], PROFILES["lte"], 20)
-    estimate.observe(request_bytes=150, response_bytes=500, network_ms=20_000)
+    estimate.observe(up_bytes=150, down_bytes=500, network_ms=20_000)
 
     assert exchange_ms(estimate.link, SIZES[1]) < 2 * exchange_ms(PROFILES["lte"], SIZES[1])
 
@@ -55,7 +55,7 @@ def test_a_link_that_has_changed_is_believed_after_some_exchanges(before: str, a
     estimate = learnt(PROFILES[before], PROFILES[before], 20)
     for up, down in itertools.islice(itertools.cycle(SIZES), 15):
         took_ms = exchange_ms(PROFILES[after], (up, down))
-        estimate.observe(request_bytes=up, response_bytes=down, network_ms=took_ms)
+        estimate.observe(up_bytes=up, down_bytes=down, network_ms=took_ms)
 
     assert exchange_ms(estimate.link, SIZES[1]) == pytest.approx(exchange_ms(PROFILES[after], SIZES[1]), rel=0.3, abs=5)
 
@@ -64,7 +64,7 @@ def test_a_link_that_has_changed_is_believed_after_some_exchanges(before: str, a
 def test_times_that_no_exchange_can_take_are_left_out(nonsense: float) -> None:
     estimate = LinkEstimate(PROFILES["lte"])
 
-    estimate.observe(request_bytes=150, response_bytes=500, network_ms=nonsense)
+    estimate.observe(up_bytes=150, down_bytes=500, network_ms=nonsense)
 
     assert estimate.link == PROFILES["lte"]
 
@@ -72,6 +72,6 @@ def test_times_that_no_exchange_can_take_are_left_out(nonsense: float) -> None:
 def test_whatever_is_observed_makes_a_usable_link() -> None:
     estimate = LinkEstimate(Link(0.1, 0.1, 0))
     for network_ms in (0.0, 1e12, 0.0, 1e-9):
-        estimate.observe(request_bytes=0, response_bytes=10**9, network_ms=network_ms)
+        estimate.observe(up_bytes=0, down_bytes=10**9, network_ms=network_ms)
 
     assert isinstance(estimate.link, Link)
