@@ -1,8 +1,9 @@
 """Batches that form when the worker is free, never before.
 
 A batch frozen while the worker is busy stays as small as it was when it froze, and the queue grows behind it. Here a
-request waits in one bounded queue, ordered by priority and deadline, until a slot is free; then as many as are waiting
-and fit go together. With an idle worker a request leaves at once: nothing lingers in the hope of company.
+request waits in one bounded queue, ordered by priority and deadline, until a slot is free; then as many of those who
+wait go together as the running estimate of the cost says will all be done in time. With an idle worker a request leaves
+at once: nothing lingers in the hope of company.
 """
 
 import asyncio
@@ -161,14 +162,27 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             task.add_done_callback(self._tasks.discard)
 
     def _form_batch(self) -> list[_Entry[Item, Result]]:
-        """Take the most urgent request and those of its key; put the others back."""
+        """Take the most urgent request and those of its key that fit into the time that all of them have."""
         now_s = self._clock()
         batch: list[_Entry[Item, Result]] = []
         others: list[_Entry[Item, Result]] = []
+        soonest_s = math.inf
         while self._waiting and len(batch) < self._limits.max_batch:
             entry = heapq.heappop(self._waiting)
-            if not _is_gone(entry, now_s):
-                (others if batch and entry.key != batch[0].key else batch).append(entry)
+            if _is_gone(entry, now_s):
+                continue
+            if batch:
+                if entry.key != batch[0].key:
+                    others.append(entry)
+                    continue
+                done_s = now_s + self._cost(entry.key).estimate.predict_ms(len(batch) + 1) / 1000
+                if done_s > min(soonest_s, entry.deadline_s):
+                    others.append(entry)
+                    if done_s > soonest_s:
+                        break  # one more would make those late who are in already
+                    continue  # too late itself in this company: its turn comes as the most urgent one
+            batch.append(entry)
+            soonest_s = min(soonest_s, entry.deadline_s)
         for entry in others:
             heapq.heappush(self._waiting, entry)
         return batch

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from statistics import mean, quantiles
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deployments.batching import BatchLimits, DispatchWhenFreeBatcher
 from duet.protocol.errors import InvalidSample, Overloaded
@@ -281,3 +283,116 @@ def test_what_is_known_of_a_cost_is_out_of_date_after_a_second_of_idleness() -> 
         return [*states, gathering.is_out_of_date("model")]
 
     assert run_virtually(scenario()) == [True, False, False, True]
+
+
+class LinearWorker(Worker):
+    """Takes ``a`` seconds a request and ``b`` a batch, and remembers when each batch began."""
+
+    def __init__(self, a: float, b: float) -> None:
+        super().__init__()
+        self.a, self.b = a, b
+        self.begun_s: list[float] = []
+
+    async def run(self, items: Sequence[object]) -> list[object]:
+        self.begun_s.append(now_s())
+        self.batch_s = self.a * len(items) + self.b
+        return await super().run(items)
+
+
+async def with_known_cost(worker: LinearWorker, **limits: int) -> DispatchWhenFreeBatcher[object, object]:
+    """Let a batcher see batches of one, two and three."""
+    gathering = batcher(worker, **limits)
+    for size in (1, 2, 3, 1, 2, 3):
+        await asyncio.gather(*(gathering.submit(None, key="model", deadline_s=FAR_S) for _ in range(size)))
+    worker.batches.clear()
+    worker.begun_s.clear()
+    return gathering
+
+
+def test_a_batch_is_no_larger_than_those_in_it_have_time_for() -> None:
+    worker = LinearWorker(a=0.010, b=0.005)
+
+    async def scenario() -> None:
+        gathering = await with_known_cost(worker)
+        # 36 ms are enough for three together, 45 ms for a fourth that comes after them
+        far = now_s() + 0.036
+        await asyncio.gather(*(gathering.submit(item, key="model", deadline_s=far + item / 1e6) for item in range(3)))
+        asked = [gathering.submit(item, key="model", deadline_s=now_s() + 0.036 + item) for item in range(5)]
+        await asyncio.gather(*asked)
+
+    run_virtually(scenario())
+
+    assert worker.batches == [[0, 1, 2], [0, 1, 2], [3, 4]]
+
+
+def test_who_would_be_late_among_more_urgent_ones_does_not_hold_them_up() -> None:
+    worker = LinearWorker(a=0.010, b=0.005)
+
+    async def scenario() -> None:
+        gathering = await with_known_cost(worker)
+        tight = gathering.submit("tight", key="model", deadline_s=now_s() + 0.016)
+        roomy = [gathering.submit(item, key="model", deadline_s=FAR_S, priority=-1) for item in ("a", "b")]
+        calm = [gathering.submit(item, key="model", deadline_s=FAR_S) for item in ("c", "d")]
+        await asyncio.gather(tight, *roomy, *calm, return_exceptions=True)
+
+    run_virtually(scenario())
+
+    # alone it would have been in time; behind two of higher priority it is not, and expires in the queue
+    assert worker.batches == [["a", "b", "c", "d"]]
+
+
+@given(
+    requests=st.lists(
+        st.tuples(
+            st.floats(0, 0.5),  # when it arrives
+            st.floats(0.001, 0.4),  # how long it has
+            st.integers(0, 2),  # its priority
+            st.sampled_from(["one", "two"]),  # its key
+            st.booleans(),  # whether its caller hangs up half-way
+        ),
+        max_size=60,
+    ),
+    cost=st.tuples(st.floats(0.0001, 0.02), st.floats(0.0001, 0.05)),
+    limits=st.builds(BatchLimits, st.integers(1, 8), st.integers(1, 20), st.integers(1, 3)),
+)
+def test_whatever_arrives_nothing_is_lost_nothing_dead_is_computed_and_all_bounds_hold(requests, cost, limits) -> None:
+    worker = LinearWorker(*cost)
+    most_waiting = 0
+    ended: dict[int, str] = {}
+    given_up_s: dict[int, float] = {}
+
+    async def request(gathering: DispatchWhenFreeBatcher[object, object], number: int) -> None:
+        nonlocal most_waiting
+        arrives_s, patience_s, priority, key, hangs_up = requests[number]
+        await pass_seconds(arrives_s)
+        asked = gathering.submit((number, key), key=key, deadline_s=now_s() + patience_s, priority=priority)
+        given_up_s[number] = now_s() + (patience_s / 2 if hangs_up else patience_s)
+        try:
+            async with asyncio.timeout_at(given_up_s[number] if hangs_up else None):
+                await asked
+            ended[number] = "answered"
+        except Overloaded:
+            ended[number] = "refused"
+        except TimeoutError:
+            ended[number] = "gone"
+        most_waiting = max(most_waiting, gathering.queue_length)
+
+    async def scenario() -> int:
+        gathering = DispatchWhenFreeBatcher(worker.run, limits=limits, clock=now_s)
+        await asyncio.gather(*(request(gathering, number) for number in range(len(requests))))
+        return gathering.queue_length
+
+    waiting = run_virtually(scenario())
+
+    computed = [number for batch in worker.batches for number, _ in batch]
+    assert len(ended) == len(requests)
+    assert len(computed) == len(set(computed))
+    assert {number for number, end in ended.items() if end == "answered"} <= set(computed)
+    assert not {number for number, end in ended.items() if end == "refused"} & set(computed)
+    assert all(len({key for _, key in batch}) == 1 for batch in worker.batches)
+    assert max(map(len, worker.batches), default=0) <= limits.max_batch
+    assert worker.most_running <= limits.in_flight
+    assert most_waiting <= limits.max_queued
+    for begun_s, batch in zip(worker.begun_s, worker.batches, strict=True):
+        assert all(begun_s < given_up_s[number] for number, _ in batch)
+    assert waiting <= sum(end == "gone" for end in ended.values())  # who hung up is forgotten at the next batch
