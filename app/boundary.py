@@ -7,6 +7,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.problems import problem_response
+from deployments.logs import REQUEST_ID
 from duet.protocol.errors import BodyTooLarge, InvalidRequest
 
 _REQUEST_ID = b"x-request-id"
@@ -41,6 +42,7 @@ class Boundary:
         has_id = _REQUEST_ID in headers
         request_id = _printable(headers[_REQUEST_ID]) if has_id else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
+        REQUEST_ID.set(request_id)
         has_started, is_head = False, scope["method"] == "HEAD"
         inner = {**scope, "method": "GET"} if is_head else scope
 

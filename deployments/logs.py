@@ -4,16 +4,56 @@ A replica is born into a process of Ray's, which gives handlers to Ray's own log
 Python's last resort, which writes the bare message.
 """
 
+import json
 import logging
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Literal, TypeAlias
 
 LOGGERS = ("app", "deployments", "duet", "kernels")
 """The roots of every logger of ours."""
 
+LogFormat: TypeAlias = Literal["text", "json"]
+"""Lines for people, or one JSON object a line for machines."""
 
-class _IsoFormatter(logging.Formatter):
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the request that is being answered; stands in every line that is said meanwhile."""
+
+_OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # logging's name
-        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        return _iso_time(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        line, request_id = super().formatMessage(record), REQUEST_ID.get()
+        return f"{line} [request {request_id}]" if request_id and request_id not in line else line
+
+
+class JsonFormatter(logging.Formatter):
+    """Spells a line as one JSON object: time, level, logger, message, and what is known beside them.
+
+    Those are ``request_id`` while a request is answered, ``error`` with the traceback, and every ``extra``.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Spell one line."""
+        document: dict[str, object] = {
+            "time": _iso_time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := REQUEST_ID.get():
+            document["request_id"] = request_id
+        if record.exc_info:
+            document["error"] = self.formatException(record.exc_info)
+        extras = {name: value for name, value in vars(record).items() if name not in _OWN_ATTRIBUTES}
+        return json.dumps(extras | document, default=str)
 
 
 class _ProcessHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -21,15 +61,26 @@ class _ProcessHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(_IsoFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self.addFilter(lambda _: not logging.getLogger().handlers)
 
 
-def configure_logs() -> None:
-    """Make our loggers write from level INFO on; a second call changes nothing, and levels that are set stay."""
+def configure_logs(log_format: LogFormat = "text") -> None:
+    """Make our loggers write from level INFO on; a second call changes the format only, and levels that are set stay.
+
+    Args:
+        log_format: Of every line.
+    """
+    formatter = JsonFormatter() if log_format == "json" else _TextFormatter()
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.INFO)
         if not any(isinstance(handler, _ProcessHandler) for handler in logger.handlers):
             logger.addHandler(_ProcessHandler())
+        for handler in logger.handlers:
+            if isinstance(handler, _ProcessHandler):
+                handler.setFormatter(formatter)
+
+
+def _iso_time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")

@@ -1,5 +1,6 @@
 """What our loggers say in a process of its own has a time, a level and a logger, and is said once."""
 
+import json
 import re
 import subprocess
 import sys
@@ -44,3 +45,45 @@ def test_a_level_that_somebody_has_set_stays() -> None:
     said = "logging.getLogger('app').setLevel('ERROR'); configure_logs(); logging.getLogger('app.catalog').warning('x')"
 
     assert not stderr_of(said)
+
+
+def test_as_json_a_line_is_one_object_with_what_is_known_beside_it() -> None:
+    said = (
+        "from deployments.logs import REQUEST_ID\n"
+        "configure_logs('json'); REQUEST_ID.set('r-1')\n"
+        "try: 1 / 0\n"
+        "except ZeroDivisionError: logging.getLogger('app.api').exception('broken %d', 7, extra={'count': 3})"
+    )
+
+    (line,) = stderr_of(said)
+
+    document = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", document.pop("time"))
+    assert "ZeroDivisionError" in document.pop("error")
+    assert document == {
+        "level": "ERROR",
+        "logger": "app.api",
+        "message": "broken 7",
+        "request_id": "r-1",
+        "count": 3,
+    }
+
+
+def test_as_text_the_request_that_is_being_answered_is_named_once() -> None:
+    said = (
+        "from deployments.logs import REQUEST_ID\n"
+        "configure_logs(); log = logging.getLogger('app'); log.info('before'); REQUEST_ID.set('r-1')\n"
+        "log.info('meanwhile'); log.info('of r-1 itself')"
+    )
+
+    before, meanwhile, itself = stderr_of(said)
+
+    assert before.endswith("before")
+    assert meanwhile.endswith("meanwhile [request r-1]")
+    assert itself.endswith("of r-1 itself")
+
+
+def test_the_format_can_be_set_later() -> None:
+    (line,) = stderr_of("configure_logs(); configure_logs('json'); logging.getLogger('app').warning('x')")
+
+    assert json.loads(line)["message"] == "x"
