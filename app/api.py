@@ -1,5 +1,6 @@
 """The HTTP API: routes, what they read, and how failures are told. The work is the gateway's."""
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any
 
@@ -17,9 +18,11 @@ from app.boundary import Boundary, request_id_of
 from app.catalog import ServedVersion
 from app.gateway import ANSWER_TYPES, JSON, ONNX, PACKAGE, Gateway
 from app.media_types import media_type_of, negotiate
+from app.metadata import MetadataReader, ServerMetadata
 from app.mistakes import told
 from app.problems import plain_problem, problem_response
 from app.schemas import ModelList, PackageAnswer, ParametersRequest, Status
+from deployments.telemetry import Origin
 from duet.protocol.errors import (
     BodyTooLarge,
     BudgetTooSmall,
@@ -62,7 +65,7 @@ VersionName = Annotated[
 ]
 
 
-def build_api(gateway: Gateway, *, body_limit_bytes: int) -> FastAPI:
+def build_api(gateway: Gateway, *, body_limit_bytes: int, metadata: MetadataReader) -> FastAPI:
     """Make the ASGI application in front of a gateway that has started."""
     app = FastAPI(
         title="DUET Serve",
@@ -78,6 +81,7 @@ def build_api(gateway: Gateway, *, body_limit_bytes: int) -> FastAPI:
     _add_parameters(app, gateway)
     _add_models(app, gateway)
     _add_probes(app, gateway)
+    _add_metadata(app, gateway, metadata)
     openapi.install(app)
     return app
 
@@ -132,7 +136,10 @@ def _add_parameters(app: FastAPI, gateway: Gateway) -> None:
         if coding != _IDENTITY:
             return _unsupported_coding(request, coding)
         content = await request.body()
-        answered = await gateway.parameters(model, _read(content), media_type=media_type, upload_bytes=len(content))
+        origin = Origin(request_id_of(request.scope), request.headers.get("traceparent", ""))
+        answered = await gateway.parameters(
+            model, _read(content), media_type=media_type, upload_bytes=len(content), origin=origin
+        )
         return Response(answered.content, answered.status, answered.headers, answered.media_type)
 
     app.router.add_api_route(
@@ -198,6 +205,13 @@ def _add_probes(app: FastAPI, gateway: Gateway) -> None:
     async def get_readiness() -> Status:
         """Say that every stage answers and holds the active versions."""
         return Status(status="ready", models=await gateway.check())
+
+
+def _add_metadata(app: FastAPI, gateway: Gateway, metadata: MetadataReader) -> None:
+    @app.get("/metadata", operation_id="get_metadata", tags=["probes"], responses=openapi.problem_responses())
+    async def get_metadata() -> ServerMetadata:
+        """Describe the server: versions, placement, effective settings, active versions, where metrics are."""
+        return await asyncio.to_thread(metadata.read, gateway.active_versions)
 
 
 def _read(content: bytes) -> ParametersRequest:

@@ -12,8 +12,11 @@ from ray.serve import Application
 
 from app.api import build_api
 from app.gateway import Gateway
+from app.metadata import MetadataReader, ray_endpoints
 from app.settings import AppSettings
+from app.telemetry import Telemetry
 from deployments.logs import configure_logs
+from deployments.metrics_export import RayGauges
 from deployments.pipeline import ColocatedPipeline, Pipeline, SplitPipeline
 from deployments.replicas import ComposerReplica, EncoderReplica, ParameterGeneratorReplica
 
@@ -33,19 +36,23 @@ class GatewayReplica:
             settings: What the operator has set.
             stages: Handles of encoder, parameter generator and composer in split placement, none in colocated.
         """
-        configure_logs()
+        configure_logs(settings.log_format)
         pipeline: Pipeline = SplitPipeline(*stages) if stages else _colocated(settings)
-        self._settings, self._gateway = settings, Gateway(settings, pipeline)
+        self._telemetry = Telemetry.of(settings)
+        self._settings, self._gateway = settings, Gateway(settings, pipeline, telemetry=self._telemetry)
         await self._gateway.start()
+        self._telemetry.start(self._gateway, RayGauges())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._gateway, body_limit_bytes=self._settings.body_limit_bytes)
+        metadata = MetadataReader(self._settings, endpoints=ray_endpoints)
+        return build_api(self._gateway, body_limit_bytes=self._settings.body_limit_bytes, metadata=metadata)
 
     async def check_health(self) -> None:
         """Show that the event loop turns; the stages have checks of their own."""
 
     async def __del__(self) -> None:  # Serve awaits it before it ends the process
         await self._gateway.stop()
+        await self._telemetry.stop()
 
 
 def build_app(args: AppSettings) -> Application:
@@ -61,7 +68,7 @@ def build_app(args: AppSettings) -> Application:
     accelerator = {"num_gpus": 0 if settings.accelerator == "cpu" else 1}
     if settings.placement == "colocated":
         return _deployment(gateway, "Gateway", _GATEWAY_REQUESTS, num_cpus=1, **accelerator).bind(settings)
-    models, model, threads = settings.models, settings.model, settings.intra_op_threads
+    models, model, threads, log_format = settings.models, settings.model, settings.intra_op_threads, settings.log_format
     encoder = _deployment(EncoderReplica, "Encoder", _STAGE_BATCHES, num_cpus=0.5)
     generator = _deployment(
         ParameterGeneratorReplica, "ParameterGenerator", _STAGE_BATCHES, num_cpus=0.5, **accelerator
@@ -69,9 +76,11 @@ def build_app(args: AppSettings) -> Application:
     composer = _deployment(ComposerReplica, "Composer", _STAGE_BATCHES, num_cpus=0.25)
     return _deployment(gateway, "Gateway", _GATEWAY_REQUESTS, num_cpus=0.5).bind(
         settings,
-        encoder.bind(models, model=model, intra_op_threads=threads),
-        generator.bind(models, model=model, accelerator=settings.accelerator, intra_op_threads=threads),
-        composer.bind(models, model=model),
+        encoder.bind(models, model=model, intra_op_threads=threads, log_format=log_format),
+        generator.bind(
+            models, model=model, accelerator=settings.accelerator, intra_op_threads=threads, log_format=log_format
+        ),
+        composer.bind(models, model=model, log_format=log_format),
     )
 
 

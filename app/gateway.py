@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from app.catalog import Catalog, ServedVersion
 from app.schemas import Accepts, DtypeName, FormName, PackageAnswer, ParametersRequest
 from app.settings import AppSettings
+from app.telemetry import NO_ORIGIN, Telemetry
 from deployments.batching import BatchLimits, DispatchWhenFreeBatcher
 from deployments.orders import Answered, AnswerKind, Order
 from deployments.pipeline import Pipeline
-from deployments.telemetry import StageTimes
+from deployments.telemetry import Origin, RequestRecord, StageTimes
 from duet.protocol import package
 from duet.protocol.budget import Offer, Plan, choose_plan
 from duet.protocol.errors import BudgetTooSmall, DeadlineExceeded, NotAcceptable, Overloaded, VersionNotReady
@@ -55,6 +56,7 @@ class _Call:
     media_type: str
     started_s: float
     offers: tuple[Offer, ...]
+    record: RequestRecord
 
     @property
     def answer_kind(self) -> AnswerKind:
@@ -79,7 +81,12 @@ class Gateway:
     """
 
     def __init__(
-        self, settings: AppSettings, pipeline: Pipeline, *, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: AppSettings,
+        pipeline: Pipeline,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """Wire it up; ``start`` makes it ready.
 
@@ -87,11 +94,15 @@ class Gateway:
             settings: What the operator has set.
             pipeline: The stages.
             clock: Seconds.
+            telemetry: Who is told of every request; by default nobody else than this object.
         """
+        self.telemetry = telemetry or Telemetry(clock=clock)
         in_flight = settings.batches_in_flight if settings.placement == "split" else 1
         limits = BatchLimits(settings.max_batch, settings.max_queued, in_flight)
         self._pipeline, self._clock = pipeline, clock
-        self._batcher = DispatchWhenFreeBatcher[Order, Answered](pipeline.run, limits=limits, clock=clock)
+        self._batcher = DispatchWhenFreeBatcher[Order, Answered](
+            self.telemetry.batches(pipeline.run), limits=limits, clock=clock
+        )
         self.catalog = Catalog(settings.models, pipeline.prepare, only=settings.model, refresh_s=settings.refresh_s)
 
     async def start(self) -> None:
@@ -105,6 +116,23 @@ class Gateway:
     async def stop(self) -> None:
         """Stop following the repository."""
         await self.catalog.stop()
+
+    @property
+    def queue_length(self) -> int:
+        """Requests that wait for a batch."""
+        return self._batcher.queue_length
+
+    @property
+    def predicted_wait_ms(self) -> float:
+        """How long a request that arrives now would wait for its batch, at most."""
+        kinds = [(model, version, "package") for model, version in self.active_versions.items()]
+        waits_ms = [self._batcher.predicted_ms(kind) - self._batcher.compute_ms(kind) for kind in kinds]
+        return max(0.0, *waits_ms)
+
+    @property
+    def active_versions(self) -> dict[str, str]:
+        """The active version of every model."""
+        return self.catalog.active_versions
 
     async def check(self) -> dict[str, str]:
         """Name the active versions once every stage has answered.
@@ -124,7 +152,13 @@ class Gateway:
         return active
 
     async def parameters(
-        self, model: str, request: ParametersRequest, *, media_type: str, upload_bytes: int
+        self,
+        model: str,
+        request: ParametersRequest,
+        *,
+        media_type: str,
+        upload_bytes: int,
+        origin: Origin = NO_ORIGIN,
     ) -> GatewayAnswer:
         """Generate the parameters for one sample.
 
@@ -133,6 +167,7 @@ class Gateway:
             request: What the device sent, its fields checked.
             media_type: What the answer is to be, one of ``ANSWER_TYPES``.
             upload_bytes: Body of the request.
+            origin: Who asks, for traces.
 
         Returns:
             200 with the parameters, or 204 when the device holds them. Where nothing that is to be computed arrives in
@@ -143,13 +178,22 @@ class Gateway:
             ServiceUnavailable: If the caller may retry later.
             GenerationError: If the parameters are not finite.
         """
-        started_s = self._clock()
+        with self.telemetry.request(request.budget_ms, origin) as record:
+            answer = await self._parameters(model, request, record, media_type=media_type, upload_bytes=upload_bytes)
+            record.content_bytes = len(answer.content)
+            return answer
+
+    async def _parameters(
+        self, model: str, request: ParametersRequest, record: RequestRecord, *, media_type: str, upload_bytes: int
+    ) -> GatewayAnswer:
+        started_s = record.started_s
         served = self.catalog.active(model)
+        record.model, record.version = served.published.model, served.published.version
         served.signature.validate(request.sample, served.vocabulary)
         canonical = served.signature.canonical(request.sample)
         accepts = request.accepts or _DEFAULT_ACCEPTS
         offers = self._offers(served, accepts, media_type)
-        call = _Call(request, served, canonical, upload_bytes, media_type, started_s, offers)
+        call = _Call(request, served, canonical, upload_bytes, media_type, started_s, offers, record)
         held = _held(call)
         try:
             plan = self._plan(call)
@@ -163,6 +207,7 @@ class Gateway:
             if not call.shared_offers:
                 raise
             plan = _fitting(call, call.shared_offers, 0.0)
+            record.planned(plan, now_s=self._clock())
             answered, queue_ms = _shared(call, plan), 0.0
         return self._answer(call, plan, answered, queue_ms)
 
@@ -214,6 +259,7 @@ class Gateway:
         )
         deadline_s = call.started_s + (plan.budget_ms - plan.network_ms) / 1000
         priority = _PRIORITIES[call.request.priority]
+        call.record.planned(plan, now_s=self._clock())
         try:
             # Serve's own time-out is the client's to switch off; this one is not
             async with asyncio.timeout(deadline_s - self._clock()):
@@ -223,6 +269,7 @@ class Gateway:
         except TimeoutError as error:
             elapsed_ms = self._elapsed_ms(call) + plan.network_ms
             raise DeadlineExceeded(budget_ms=plan.budget_ms, elapsed_ms=elapsed_ms) from error
+        call.record.computed(batched.result.times.queued(batched.queue_ms), batch_size=batched.batch_size)
         return batched.result, batched.queue_ms
 
     def _answer(self, call: _Call, plan: Plan, answered: Answered, queue_ms: float) -> GatewayAnswer:
@@ -252,6 +299,7 @@ class Gateway:
     def _keep(self, call: _Call, held: Offer) -> GatewayAnswer:
         server_ms = self._elapsed_ms(call)
         network_ms = call.request.network.exchange_ms(request_bytes=call.upload_bytes, response_bytes=0)
+        call.record.kept(network_ms)
         headers = call.served.headers | {
             "Duet-Plan": KEEP,
             "Duet-Predicted-Ms": f"{server_ms + network_ms:.2f}",

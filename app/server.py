@@ -202,7 +202,7 @@ def _run(
     )
     # Ray sets a handler of its own, which ends the process without stopping what it has started
     signal.signal(signal.SIGTERM, on_sigterm)
-    configure_logs()
+    configure_logs(settings.log_format)
     logs = Path(context.address_info["session_dir"]) / "logs"
     logging_config = LoggingConfig(log_level="WARNING", enable_access_log=False)
     # cut off whatever its budget says: the gateway keeps to budgets itself

@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
+from deployments.logs import LogFormat
+
 Ingress = Literal["haproxy", "python"]
 """Who listens on the port: HAProxy, which comes with Ray on Linux, or Ray Serve's own proxy, which runs everywhere."""
 
@@ -40,6 +42,13 @@ class AppSettings(BaseModel):
     intra_op_threads: PositiveInt = Field(default=1, description="Threads of one operation in a stage.")
     body_limit_bytes: PositiveInt = Field(default=2**20, description="Largest request body; a larger one gets 413.")
     refresh_s: PositiveFloat = Field(default=2.0, description="How often to look which versions are active.")
+    log_format: LogFormat = Field(default="text", description="Log lines as text, or as one JSON object each.")
+    trace_ratio: float = Field(
+        default=0.01, ge=0, le=1, description="Share of requests to trace, besides those whose budget ran out."
+    )
+    trace_file: str | None = Field(
+        default=None, description="File for traces as JSON lines, where OpenTelemetry's variables name no collector."
+    )
 
 
 def serving_environment(platform: str = sys.platform, ingress: Ingress | None = None) -> dict[str, str]:
@@ -63,6 +72,7 @@ def serving_environment(platform: str = sys.platform, ingress: Ingress | None = 
         "RAY_SERVE_LOG_TO_STDERR": "1",
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_MESSAGE_LIMIT_BYTES),
         "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": _LATENCY_BUCKETS_MS,
+        "RAY_metrics_report_interval_ms": "2000",
     }
     if ingress == "python":
         # one node only: without HAProxy, throughput-optimised Serve has a proxy on the head node alone

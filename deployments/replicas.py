@@ -15,7 +15,7 @@ from typing import ParamSpec, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from deployments.logs import configure_logs
+from deployments.logs import LogFormat, configure_logs
 from deployments.orders import AnswerKind, Timed
 from deployments.telemetry import StageTimes, Stopwatch
 from duet.protocol.errors import GenerationError
@@ -33,18 +33,19 @@ class _Stage(Protocol):
 class StageWorker:
     """The one thread on which a replica computes, and a second one on which it loads versions."""
 
-    def __init__(self, stage: _Stage, models: str, model: str | None) -> None:
+    def __init__(self, stage: _Stage, models: str, model: str | None, log_format: LogFormat = "text") -> None:
         """Prepare every active version, so that a replica that takes requests has them.
 
         Args:
             stage: What computes.
             models: Root of the model repository.
             model: The only model to serve; all by default.
+            log_format: How this process writes its log.
 
         Raises:
             DuetError: If an active version cannot be served.
         """
-        configure_logs()
+        configure_logs(log_format)
         self._stage = stage
         self._worker, self._loader = ThreadPoolExecutor(1, "stage"), ThreadPoolExecutor(1, "versions")
         registry = Registry(Path(models))
@@ -69,11 +70,13 @@ class StageWorker:
 class EncoderReplica:
     """Serves an ``Encoder``."""
 
-    def __init__(self, models: str, *, model: str | None, intra_op_threads: int) -> None:
+    def __init__(
+        self, models: str, *, model: str | None, intra_op_threads: int, log_format: LogFormat = "text"
+    ) -> None:
         from deployments.encoder import Encoder
 
         self._stage = Encoder(models, intra_op_threads=intra_op_threads)
-        self._worker = StageWorker(self._stage, models, model)
+        self._worker = StageWorker(self._stage, models, model, log_format)
 
     async def prepare(self, model: str, version: str) -> None:
         """Load a version."""
@@ -92,11 +95,19 @@ class EncoderReplica:
 class ParameterGeneratorReplica:
     """Serves a ``ParameterGenerator``."""
 
-    def __init__(self, models: str, *, model: str | None, accelerator: str, intra_op_threads: int) -> None:
+    def __init__(
+        self,
+        models: str,
+        *,
+        model: str | None,
+        accelerator: str,
+        intra_op_threads: int,
+        log_format: LogFormat = "text",
+    ) -> None:
         from deployments.parameter_generator import ParameterGenerator
 
         self._stage = ParameterGenerator(models, accelerator=accelerator, intra_op_threads=intra_op_threads)
-        self._worker = StageWorker(self._stage, models, model)
+        self._worker = StageWorker(self._stage, models, model, log_format)
 
     async def prepare(self, model: str, version: str) -> None:
         """Load a version."""
@@ -123,11 +134,11 @@ class ParameterGeneratorReplica:
 class ComposerReplica:
     """Serves a ``Composer``."""
 
-    def __init__(self, models: str, *, model: str | None) -> None:
+    def __init__(self, models: str, *, model: str | None, log_format: LogFormat = "text") -> None:
         from deployments.composer import Composer
 
         self._stage = Composer(models)
-        self._worker = StageWorker(self._stage, models, model)
+        self._worker = StageWorker(self._stage, models, model, log_format)
 
     async def prepare(self, model: str, version: str) -> None:
         """Load a version."""

@@ -1,9 +1,17 @@
-"""Where the time of a request went, measured stage by stage."""
+"""Where the time of a request went, measured stage by stage, and the record of what became of it."""
 
 import time
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self, TypeAlias
+
+from duet.protocol.budget import Plan
+from duet.protocol.errors import DeadlineExceeded
+
+Rung: TypeAlias = Literal["plan", "keep", "shared", "refused"]
+"""What a request got: generated parameters, "keep what you have", the shared ones, or an error."""
+
+_DEADLINE_EXCEEDED = DeadlineExceeded.code
 
 
 @dataclass(frozen=True)
@@ -43,3 +51,87 @@ class Stopwatch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.elapsed_ms = (time.perf_counter() - self._started_s) * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a request brings along from outside, to be found again in traces.
+
+    Attributes:
+        request_id: As in the header ``X-Request-Id``.
+        traceparent: The W3C header of a caller that traces; empty if there is none.
+    """
+
+    request_id: str = ""
+    traceparent: str = ""
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What became of one request: filled in on its way, and what metrics, traces and logs are made of afterwards.
+
+    Attributes:
+        budget_ms: What the device allows.
+        origin: Who asked.
+        started_s: When the work on it began, on the gateway's clock.
+        model: Empty until the catalogue has found it: what a client calls a model is no label.
+        version: Empty until then.
+        plan: Name of the representation.
+        predicted_ms: Server time that the plan expected.
+        network_ms: What the link takes, by the plan.
+        plan_ms: From the beginning to the end of planning.
+        batch_size: Requests in its batch; 0 if nothing was computed.
+        times: Queue and stages.
+        is_kept: The device was told to keep what it holds.
+        content_bytes: Body of the answer.
+        server_ms: From the beginning to the answer.
+        reason: Code of the error; empty if it was answered.
+    """
+
+    budget_ms: float
+    origin: Origin
+    started_s: float
+    model: str = ""
+    version: str = ""
+    plan: str = ""
+    predicted_ms: float = 0.0
+    network_ms: float = 0.0
+    plan_ms: float = 0.0
+    batch_size: int = 0
+    times: StageTimes = StageTimes()
+    is_kept: bool = False
+    content_bytes: int = 0
+    server_ms: float = 0.0
+    reason: str = ""
+
+    def planned(self, plan: Plan, *, now_s: float) -> None:
+        """Note what was chosen, before any work."""
+        self.plan, self.predicted_ms, self.network_ms = str(plan.representation), plan.server_ms, plan.network_ms
+        self.plan_ms = (now_s - self.started_s) * 1000
+
+    def kept(self, network_ms: float) -> None:
+        """Note that the device is told to keep what it holds, whatever was planned before."""
+        self.is_kept, self.plan, self.network_ms = True, "", network_ms
+
+    def computed(self, times: StageTimes, *, batch_size: int) -> None:
+        """Note what the stages took."""
+        self.times, self.batch_size = times, batch_size
+
+    @property
+    def rung(self) -> Rung:
+        """How far down the ladder the answer stands."""
+        if self.reason:
+            return "refused"
+        if self.is_kept:
+            return "keep"
+        return "plan" if self.batch_size else "shared"
+
+    @property
+    def slack_ms(self) -> float:
+        """What is left of the budget when the last byte has arrived."""
+        return self.budget_ms - self.network_ms - self.server_ms
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether the budget ran out: refused for that, or answered too late all the same."""
+        return self.reason == _DEADLINE_EXCEEDED or (not self.reason and self.slack_ms < 0)

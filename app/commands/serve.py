@@ -1,5 +1,6 @@
 """``duet serve``: a server of its own on this machine, until Ctrl-C."""
 
+import os
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,13 @@ class IngressName(StrEnum):
     PYTHON = "python"
 
 
+class LogFormatName(StrEnum):
+    """How a line of the log is spelt."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 def serve(
     models: ModelsFolder = Path("models"),
     model: Annotated[
@@ -46,6 +54,16 @@ def serve(
     ingress: Annotated[
         IngressName | None, typer.Option(help="HTTP front; haproxy where Ray brings it (Linux) by default.")
     ] = None,
+    log_format: Annotated[
+        LogFormatName, typer.Option(help="Lines of the log: text, or one JSON object each.")
+    ] = LogFormatName.TEXT,
+    trace_ratio: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of requests to trace, besides those whose budget ran out.")
+    ] = 0.01,
+    trace_file: Annotated[
+        Path | None,
+        typer.Option(help="Append traces to this file as JSON lines; OTEL_EXPORTER_OTLP_ENDPOINT sends them instead."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the logs of the replicas here.")] = False,
 ) -> None:
     """Serve published models on this machine until Ctrl-C.
@@ -57,6 +75,7 @@ def serve(
 
     from app.server import check_accelerator, serve_forever
     from app.settings import AppSettings, serving_environment
+    from app.tracing import check_tracing
 
     try:
         serving_environment(ingress=None if ingress is None else ingress.value)
@@ -69,6 +88,9 @@ def serve(
             placement=placement.value,
             accelerator=accelerator,
             max_batch=max_batch,
+            log_format=log_format.value,
+            trace_ratio=trace_ratio,
+            trace_file=None if trace_file is None else str(trace_file.expanduser().absolute()),
         )
     except ValidationError as error:
         # all others are checked by their types already
@@ -78,6 +100,10 @@ def serve(
         check_accelerator(settings.accelerator)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--accelerator") from error
+    try:
+        check_tracing(os.environ, settings.trace_file)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--trace-file") from error
     typer.echo("Starting; the first answer takes some seconds.")
     try:
         serve_forever(

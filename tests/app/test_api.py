@@ -8,13 +8,17 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from app.api import build_api
 from app.builder import _colocated
 from app.gateway import Gateway
+from app.metadata import MetadataReader
 from app.problems import MEDIA_TYPE as PROBLEM
 from app.problems import STATUS
 from app.settings import AppSettings
+from app.telemetry import Telemetry
+from app.tracing import Tracing
 from duet.protocol import errors
 from duet.protocol.package import MEDIA_TYPE, ParameterPackage
 from duet.registry import PublishedVersion, Registry
@@ -30,7 +34,8 @@ async def app(models: Path) -> AsyncIterator[FastAPI]:
     settings = AppSettings(models=str(models))
     gateway = Gateway(settings, _colocated(settings))
     await gateway.start()
-    yield build_api(gateway, body_limit_bytes=LIMIT_BYTES)
+    metadata = MetadataReader(settings, endpoints=lambda: ["http://192.0.2.1:8080/metrics"])
+    yield build_api(gateway, body_limit_bytes=LIMIT_BYTES, metadata=metadata)
     await gateway.catalog.stop()
 
 
@@ -66,6 +71,7 @@ async def test_the_openapi_document_describes_every_operation_and_how_it_fails(c
         "/v1/models/{model}/device-model",
         "/livez",
         "/readyz",
+        "/metadata",
     }
     assert statuses[URL.replace("tiny", "{model}")] == {
         "200",
@@ -189,7 +195,8 @@ async def test_a_damaged_version_is_not_said_to_be_loading(tmp_path: Path) -> No
     settings = AppSettings(models=str(tmp_path))
     gateway = Gateway(settings, _colocated(settings))
     await gateway.start()
-    transport = httpx.ASGITransport(build_api(gateway, body_limit_bytes=LIMIT_BYTES))
+    metadata = MetadataReader(settings, endpoints=list)
+    transport = httpx.ASGITransport(build_api(gateway, body_limit_bytes=LIMIT_BYTES, metadata=metadata))
 
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.get("/v1/models/tiny", params={"version": "v2"})
@@ -238,3 +245,30 @@ async def test_odd_json_is_refused_like_any_other_mistake(client: httpx.AsyncCli
 
     assert answer.status_code in (400, 422)
     assert answer.headers["content-type"] == PROBLEM
+
+
+async def test_metadata_names_the_server_its_models_and_where_its_metrics_are(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/metadata")).json()
+
+    assert (document["name"], document["models"]) == ("duet-serve", {"tiny": "v1"})
+    assert document["metrics"] == ["http://192.0.2.1:8080/metrics"]
+
+
+async def test_a_request_brings_its_id_and_its_trace_along(models: Path) -> None:
+    settings, exporter = AppSettings(models=str(models)), InMemorySpanExporter()
+    telemetry = Telemetry(tracing=Tracing(exporter, ratio=0.0))
+    gateway = Gateway(settings, _colocated(settings), telemetry=telemetry)
+    await gateway.start()
+    metadata = MetadataReader(settings, endpoints=list)
+    transport = httpx.ASGITransport(build_api(gateway, body_limit_bytes=LIMIT_BYTES, metadata=metadata))
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        await client.post(URL, json=BODY, headers={"x-request-id": "r-1", "traceparent": trace})
+    await gateway.stop()
+    await telemetry.stop()
+
+    request, *stages = exporter.get_finished_spans()
+    assert request.attributes["duet.request_id"] == "r-1"
+    assert f"00-{request.context.trace_id:032x}-{request.parent.span_id:016x}-01" == trace
+    assert [stage.name for stage in stages] == ["plan", "queue", "encode", "generate", "compose"]

@@ -27,6 +27,7 @@ from duet.device.runtime import DeviceModel
 from duet.protocol.package import MEDIA_TYPE, ParameterPackage
 from duet.protocol.representation import Dtype
 from duet.registry import PublishedVersion, Registry
+from tests.integration.scraped import Values, scraped_until, value
 from tests.published_version import (
     ITEM_IDS,
     LENGTH,
@@ -324,12 +325,19 @@ def test_serve_run_starts_the_split_placement_of_serve_config(repository: Path, 
         assert is_ready(client), (tmp_path / "log").read_text()
         answer = client.post(URL, json=BODY)
         refusal = client.post(URL, json=BODY | {"sample": []})
+        counts = scraped_until(str(client.base_url), lambda values: refusals(values) == 1)
 
     package = ParameterPackage.decode(answer.content, TABLE)
     assert answer.status_code == 200
     assert str(package.representation) == answer.headers["duet-plan"]
     assert "generate;dur=" in answer.headers["server-timing"]
     problem(refusal, 422, "invalid_sample", "remedy")
+    assert refusals(counts) == 1
+    assert value(counts, "stage_ms_count", model="tiny", stage="generate") == 1
+
+
+def refusals(values: Values) -> float | None:
+    return value(values, "refusals_total", model="tiny", reason="invalid_sample")
 
 
 def is_ready(client: httpx.Client) -> bool:

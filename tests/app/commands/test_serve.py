@@ -25,8 +25,14 @@ ROOT = Path(__file__).resolve().parents[3]
         (["--ingress", "nginx"], "nginx"),
         (["--accelerator", "wat"], "wat"),
         (["--accelerator", "cuda"], "CUDA accelerator"),
+        (["--log-format", "xml"], "xml"),
+        (["--trace-file", "/no/such/folder/traces.jsonl"], "folder"),
+        (["--trace-ratio", "2"], "trace-ratio"),
     ],
-    ids=["model", "placement", "port", "ingress", "accelerator", "no-such-accelerator"],
+    ids=[
+        *("model", "placement", "port", "ingress", "accelerator", "no-such-accelerator"),
+        *("log-format", "trace-file", "trace-ratio"),
+    ],
 )
 def test_what_cannot_be_served_is_named_before_anything_starts(
     models: Path, arguments: list[str], named: str, monkeypatch: pytest.MonkeyPatch
