@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "publish": "app.commands.publish:publish",
     "models": "app.commands.models:app",
     "serve": "app.commands.serve:serve",
+    "top": "app.commands.top.command:top",
     "generate": "app.commands.generate:generate",
     "device": "app.commands.device:device",
 }
@@ -39,6 +40,7 @@ EXTRAS: Mapping[str, str] = {
     "report": "train",
     "publish": "train",
     "serve": "serve",
+    "top": "serve",
     "generate": "device",
     "device": "device",
 }

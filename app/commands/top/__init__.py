@@ -1,0 +1,1 @@
+"""``duet top``: a running server, live in a terminal."""
