@@ -7,6 +7,7 @@ NAMES = {
     "training": "an epoch over a log of MovieLens-1M's shape: static and generated models, both losses",
     "serving.throughput": "either placement in closed loop, beside the same job built otherwise",
     "kernels": "every operation of kernels/, beside plain PyTorch and torch.compile",
+    "telemetry": "what metrics and traces cost a request",
 }
 
 
