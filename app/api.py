@@ -22,7 +22,7 @@ from app.metadata import MetadataReader, ServerMetadata
 from app.mistakes import told
 from app.problems import plain_problem, problem_response
 from app.schemas import ModelList, PackageAnswer, ParametersRequest, Status
-from deployments.telemetry import Origin
+from deployments.telemetry import TRACEPARENT_CHARACTERS, Origin
 from duet.protocol.errors import (
     BodyTooLarge,
     BudgetTooSmall,
@@ -136,7 +136,8 @@ def _add_parameters(app: FastAPI, gateway: Gateway) -> None:
         if coding != _IDENTITY:
             return _unsupported_coding(request, coding)
         content = await request.body()
-        origin = Origin(request_id_of(request.scope), request.headers.get("traceparent", ""))
+        traceparent = request.headers.get("traceparent", "")[:TRACEPARENT_CHARACTERS]
+        origin = Origin(request_id_of(request.scope), traceparent)
         answered = await gateway.parameters(
             model, _read(content), media_type=media_type, upload_bytes=len(content), origin=origin
         )

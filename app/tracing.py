@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from deployments.telemetry import RequestRecord
+from deployments.telemetry import TRACEPARENT_CHARACTERS, RequestRecord
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -40,7 +40,6 @@ EXPORT_EVERY_S = 1.0
 _Attributes: TypeAlias = Mapping[str, str | int | float]
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_TRACEPARENT_CHARACTERS = 55
 _NS_A_MS = 1_000_000
 _STOP_S = 5.0
 
@@ -96,7 +95,7 @@ class Tracing:
         self._thread.join(_STOP_S)
 
     def _is_sampled(self, traceparent: str) -> bool:
-        if len(traceparent) == _TRACEPARENT_CHARACTERS:
+        if len(traceparent) == TRACEPARENT_CHARACTERS:
             # the caller has decided: the last bit says so
             return traceparent[-1] in "13579bdf"
         return self._draw() < self._ratio

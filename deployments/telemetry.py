@@ -11,6 +11,9 @@ from duet.protocol.errors import DeadlineExceeded
 Rung: TypeAlias = Literal["plan", "keep", "shared", "refused"]
 """What a request got: generated parameters, "keep what you have", the shared ones, or an error."""
 
+TRACEPARENT_CHARACTERS = 55
+"""Of the W3C's header; later forms of it may go on after these."""
+
 _DEADLINE_EXCEEDED = DeadlineExceeded.code
 
 

@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from app.boundary import Boundary, request_id_of
+from deployments.logs import REQUEST_ID
 
 LIMIT_BYTES = 1000
 
@@ -96,3 +97,12 @@ async def test_an_unforeseen_error_is_logged_whole_and_answered_with_a_fixed_sen
     assert "secret" not in json.dumps(answer.json())
     assert "secret" in caplog.text
     assert "r-1" in caplog.text
+
+
+async def test_what_is_said_meanwhile_carries_the_id_of_the_request() -> None:
+    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse(REQUEST_ID.get())(scope, receive, send)
+
+    answers = [await client(told).get("/", headers={"x-request-id": name}) for name in ("first", "second")]
+
+    assert [answer.text for answer in answers] == ["first", "second"]

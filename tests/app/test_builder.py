@@ -87,3 +87,11 @@ def test_the_gateway_of_split_placement_loads_neither_torch_nor_onnx() -> None:
 
     loaded = {module.split(".")[0] for module in json.loads(process.stdout.splitlines()[-1])}
     assert not loaded & {"torch", "triton", "onnx", "onnxruntime", "safetensors"}
+
+
+def test_every_process_is_told_how_to_write_its_log() -> None:
+    deployments = deployments_of(build_app(AppSettings(placement="split", log_format="json")))
+
+    (settings, *_) = deployments.pop("Gateway").init_args
+    formats = [deployment.init_kwargs["log_format"] for deployment in deployments.values()]
+    assert [settings.log_format, *formats] == ["json"] * 4

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import pty
 import signal
 import socket
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -155,3 +158,26 @@ def test_json_goes_on_with_a_line_each_time_until_ctrl_c_and_the_end_is_clean(se
     assert windows[0]["window_s"] > 90
     assert 0 < windows[2]["window_s"] < 90
     assert windows[2]["requests"] > 0
+
+
+def test_in_a_terminal_it_goes_on_until_ctrl_c_and_gives_the_screen_back(server: Server) -> None:
+    program = ["-c", "from app.commands import main; main()", "top", "--url", server.url, "--interval", "0.5"]
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+    process = subprocess.Popen(
+        [sys.executable, *program], cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown, deadline = b"", time.monotonic() + 60
+    while shown.count(b"goodput") < 3 and time.monotonic() < deadline:
+        shown += os.read(ours, 65_536)
+    process.send_signal(signal.SIGINT)
+    with suppress(OSError):  # how a terminal ends
+        while piece := os.read(ours, 65_536):
+            shown += piece
+    os.close(ours)
+
+    assert process.wait(30) == 0
+    assert b"Traceback" not in shown
+    assert shown.count(b"goodput") >= 3
+    assert shown.rindex(b"\x1b[?1049l") > shown.rindex(b"\x1b[?1049h")
