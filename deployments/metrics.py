@@ -161,7 +161,8 @@ class Metrics:
         self.stage_ms = _histogram(
             "stage_ms",
             "model stage",
-            "Time of a request in `queue`, `encode`, `generate`, `compose`; the last three are those of its batch.",
+            "Where the server time of a generated answer went: `plan`, `queue`, `encode`, `generate`, `compose` (these "
+            "three of its whole batch), and `hops`, the rest: between processes and threads.",
         )
         self.predicted_ms = _histogram(
             "predicted_server_ms", "model version", "Server time that the plan of a generated answer expected."
@@ -223,10 +224,12 @@ class Metrics:
 
     def _generated(self, record: RequestRecord, model: str, version: str) -> None:
         times, stage_ms = record.times, self.stage_ms
+        stage_ms.observe(model, "plan", value=record.plan_ms)
         stage_ms.observe(model, "queue", value=times.queue_ms)
         stage_ms.observe(model, "encode", value=times.encode_ms)
         stage_ms.observe(model, "generate", value=times.generate_ms)
         stage_ms.observe(model, "compose", value=times.compose_ms)
+        stage_ms.observe(model, "hops", value=record.hops_ms)
         error_ms = abs(record.predicted_ms - record.server_ms)
         self.predicted_ms.observe(model, version, value=record.predicted_ms)
         self.error_ms.observe(model, version, value=error_ms)

@@ -130,6 +130,13 @@ class RequestRecord:
         return "plan" if self.batch_size else "shared"
 
     @property
+    def hops_ms(self) -> float:
+        """What of the server's time neither planning nor queue nor a stage has taken."""
+        times = self.times
+        inside_ms = self.plan_ms + times.queue_ms + times.encode_ms + times.generate_ms + times.compose_ms
+        return max(0.0, self.server_ms - inside_ms)
+
+    @property
     def slack_ms(self) -> float:
         """What is left of the budget when the last byte has arrived."""
         return self.budget_ms - self.network_ms - self.server_ms

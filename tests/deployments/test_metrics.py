@@ -18,6 +18,7 @@ def record(**fields: object) -> RequestRecord:
         "plan": "factors-r4-int8",
         "predicted_ms": 4.0,
         "network_ms": 30.0,
+        "plan_ms": 0.2,
         "batch_size": 3,
         "times": StageTimes(1.0, 2.0, 3.0, 0.5),
         "content_bytes": 700,
@@ -43,8 +44,10 @@ def test_a_generated_answer_is_counted_with_plan_stages_and_bytes() -> None:
     assert value(values, "requests_total", model="demo", version="v1", rung="plan") == 2
     assert value(values, "plans_total", model="demo", version="v1", plan="factors-r4-int8") == 2
     assert value(values, "response_bytes_total", model="demo", version="v1") == 1400
-    stages = {"queue": 2.0, "encode": 4.0, "generate": 6.0, "compose": 1.0}
-    assert {stage: value(values, "stage_ms_sum", model="demo", stage=stage) for stage in stages} == stages
+    stages = {"plan": 0.4, "queue": 2.0, "encode": 4.0, "generate": 6.0, "compose": 1.0, "hops": 0.6}
+    assert {stage: value(values, "stage_ms_sum", model="demo", stage=stage) for stage in stages} == pytest.approx(
+        stages
+    )
     assert value(values, "server_ms_sum", model="demo", version="v1", rung="plan") == 14
 
 

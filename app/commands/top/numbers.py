@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.commands.top.scrape import Series, Snapshot
 
-STAGES = ("queue", "encode", "generate", "compose")
+STAGES = ("plan", "queue", "encode", "generate", "compose", "hops")
 ANSWERED = ("plan", "keep", "shared")
 _QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 

@@ -130,7 +130,7 @@ def test_once_as_json_is_one_document(server: Server) -> None:
 
     document = json.loads(result.stdout)
     assert document["plans"] == {"factors-r4-int8": pytest.approx(0.1, rel=0.05)}
-    assert set(document["stages"]) == {"queue", "encode", "generate", "compose"}
+    assert set(document["stages"]) == {"plan", "queue", "encode", "generate", "compose", "hops"}
 
 
 def test_where_nobody_listens_one_line_says_so() -> None:
