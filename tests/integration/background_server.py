@@ -1,5 +1,6 @@
 """``duet serve`` in a process of its own, for tests that must not share Ray with this one."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -16,8 +17,10 @@ PATIENCE_S = 240
 def background_server(command: Sequence[str], folder: Path, url: str) -> Iterator[None]:
     """Run a command that serves at ``url``, from ready to stopped; its output goes to ``serve.log`` in ``folder``."""
     log = folder / "serve.log"
+    # what this process has set for a server of its own is not in an operator's shell
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with log.open("wb") as output:
-        server = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     try:
         _wait_until_ready(f"{url}/readyz", server, log)
         yield
