@@ -143,3 +143,4 @@ def _announce(settings: "AppSettings", server: "RunningServer") -> None:
     typer.echo(f"Listening on {server.url} ({settings.placement}, {settings.accelerator}); logs in {server.logs}")
     sample = sample_text(registry.open(names[0]).vocabulary().ids[:3])
     typer.echo(f"Try: duet device --url {server.url} --model {names[0]} --sample {sample}")
+    typer.echo(f"Watch: duet top --url {server.url}")

@@ -114,6 +114,7 @@ def test_it_says_where_it_listens_answers_there_and_ends_whole_when_it_is_told_t
         assert answer.exit_code == 0, answer.stderr
         assert "verified" in answer.stdout
         assert next(lines) == f"Try: duet device --url {url} --model tiny --sample 101,102,103\n"
+        assert next(lines) == f"Watch: duet top --url {url}\n"
         assert "version      v2" in answer.stdout
         assert any("served at version v2" in file.read_text() for file in logs.glob("worker-*.err"))
     finally:
