@@ -7,22 +7,25 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from duet.protocol import errors
+from duet.protocol import access_errors, errors
 from duet.protocol.errors import DuetError
 
 MEDIA_TYPE = "application/problem+json"
 
 STATUS: Mapping[type[DuetError], int] = {
     errors.InvalidRequest: 400,
-    errors.Unauthorized: 401,
+    access_errors.Unauthorized: 401,
     errors.UnknownModel: 404,
     errors.UnknownVersion: 404,
     errors.NotAcceptable: 406,
+    access_errors.RequestTooSlow: 408,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.InvalidSample: 422,
     errors.BudgetTooSmall: 422,
     errors.Overloaded: 429,
+    access_errors.RateLimited: 429,
+    access_errors.HeadersTooLarge: 431,
     errors.NonFiniteParameters: 500,
     errors.CorruptVersion: 500,
     errors.VersionNotReady: 503,
@@ -48,10 +51,12 @@ def problem_response(error: Exception, request_id: str) -> Response:
         if name not in ("detail", "status", "code", "type", "title")
     }
     headers = {}
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.Overloaded | access_errors.RateLimited):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    if isinstance(error, errors.Unauthorized):
+    if isinstance(error, access_errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, access_errors.RequestTooSlow):
+        headers["Connection"] = "close"  # the rest of the body would be read as the next request
     return plain_problem(status, error.code, str(error), request_id, facts=facts, headers=headers)
 
 

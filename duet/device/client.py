@@ -15,13 +15,15 @@ from duet.device.model_cache import DEVICE_FILE, InstalledModel, ModelCache, ins
 from duet.device.runtime import DeviceModel, Ranking
 from duet.device.samples import plain_ids
 from duet.device.update import Update, report
+from duet.protocol.access_errors import ForgedPackage
 from duet.protocol.budget import PROFILES, Link
 from duet.protocol.canonical_json import encode_json
 from duet.protocol.errors import DuetError, NoDeviceModel, WrongVersion
 from duet.protocol.manifest import Manifest, digest_of
-from duet.protocol.package import ParameterPackage
+from duet.protocol.package import ParameterPackage, tag_of
 from duet.protocol.representation import Dtype, Form, Representation
 from duet.protocol.signature import SequenceSignature
+from duet.protocol.signing import SigningKey
 
 MAX_BUDGET_MS = 10_000.0
 """The largest budget that a cloud accepts."""
@@ -64,6 +66,8 @@ class DuetDevice:
         accepts: Mapping[str, Sequence[str]] | None = None,
         priority: str = "normal",
         timeout_s: float | None = None,
+        api_key: str | None = None,
+        signing_key: SigningKey | Sequence[SigningKey] | None = None,
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -81,12 +85,16 @@ class DuetDevice:
             priority: ``"low"``, ``"normal"`` or ``"high"``.
             timeout_s: When to give up waiting for parameters; when None, twice the budget and at least 1 s, because
                 parameters that come late are still fresher than those in place. At most 3,600.
-            headers: Sent with every request, for example ``Authorization``.
+            api_key: What the cloud's operator gave this device; sent with every request.
+            signing_key: A package or a manifest that is not signed with this key, or with one of these, is refused like
+                a damaged one, and so is a package of another sample. None believes what the connection brings.
+            headers: Sent with every request.
             transport: What carries the requests instead of the network.
             clock: Seconds that never go back.
 
         Raises:
-            ValueError: If the address, the device id, the link, the budget, the priority or the time-out is not usable.
+            ValueError: If the address, the device id, the link, the budget, the priority, the time-out or the key is
+                not usable.
             InvalidName: If ``model`` is no model name.
         """
         if not (link in PROFILES if isinstance(link, str) else isinstance(link, Link)):
@@ -113,7 +121,16 @@ class DuetDevice:
         encode_json(self._request)  # what JSON cannot carry must fail here, not in every update
         self._clock = clock
         self._cache = ModelCache(Path(cache), model)
-        self._cloud = Cloud(url, model, headers=headers, transport=transport, clock=clock)
+        self._signing_keys = (signing_key,) if isinstance(signing_key, SigningKey) else tuple(signing_key or ())
+        self._cloud = Cloud(
+            url,
+            model,
+            api_key=api_key,
+            signing_keys=self._signing_keys,
+            headers=headers,
+            transport=transport,
+            clock=clock,
+        )
         self._lock = threading.RLock()
         self._held: _Held | None = None
         self._failures = 0
@@ -232,6 +249,8 @@ class DuetDevice:
             is_other_version = True
             answers.append(self._ask(sample, held))
             package = _decode(answers[-1], held)
+        if self._signing_keys:
+            _check_sample(package, held, sample)
         _put_in_place(package, held.installed.model, sample)
         self._hold_now(_Held(held.installed, package.representation, package.tag, self._clock()))
         return replace(
@@ -303,6 +322,13 @@ class DuetDevice:
 
 def _decode(answer: Answer, held: _Held) -> ParameterPackage:
     return ParameterPackage.decode(answer.body, held.installed.model.table, version=held.installed.digest)
+
+
+def _check_sample(package: ParameterPackage, held: _Held, sample: object) -> None:
+    """Refuse a package that is genuine, but was recorded when another sample was sent."""
+    canonical = held.installed.model.signature.canonical(sample)
+    if package.tag != tag_of(held.installed.digest, package.representation, canonical):
+        raise ForgedPackage(reason="its tag is that of another sample than the one that was sent")
 
 
 def _put_in_place(package: ParameterPackage, model: DeviceModel, sample: object) -> None:

@@ -6,13 +6,15 @@ Every way in which the cloud can fail leaves here as a leaf of ``duet.protocol.e
 import inspect
 import json
 import math
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import httpx
 
+from duet.protocol.access_errors import Unauthorized
 from duet.protocol.canonical_json import encode_json
 from duet.protocol.errors import (
     CloudUnreachable,
@@ -23,10 +25,11 @@ from duet.protocol.errors import (
     Overloaded,
     RequestError,
     ServiceUnavailable,
-    Unauthorized,
 )
 from duet.protocol.manifest import MODEL_NAME
 from duet.protocol.package import MEDIA_TYPE
+from duet.protocol.signing import HEADER as SIGNATURE
+from duet.protocol.signing import SigningKey, check_signature
 
 PROBLEM_BYTES = 65536
 """Longest error body that is read."""
@@ -43,6 +46,7 @@ MAX_RETRY_AFTER_S = 3600.0
 _EXPECTED_URL = "Expected the cloud's address, http:// or https:// and a host, such as http://127.0.0.1:8000"
 _SHOWN_CHARACTERS = 600
 _MAX_PORT = 65535
+_API_KEY = re.compile(r"[!-~]+")
 
 _LEAVES = {
     leaf.code: leaf
@@ -101,6 +105,8 @@ class Cloud:
         url: str,
         model: str,
         *,
+        api_key: str | None = None,
+        signing_keys: Sequence[SigningKey] = (),
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -110,15 +116,19 @@ class Cloud:
         Args:
             url: Address of the cloud.
             model: Name of the model.
+            api_key: Sent with every request, where the cloud asks for one.
+            signing_keys: A manifest or a package that is signed with none of these is refused; none asks for none.
             headers: Sent with every request.
             transport: What carries the requests instead of the network.
             clock: Seconds that never go back.
 
         Raises:
-            ValueError: If the address is not usable.
+            ValueError: If the address or the API key is not usable.
             InvalidName: If ``model`` is no model name.
         """
         check_url(url)
+        if api_key is not None and not _API_KEY.fullmatch(api_key):
+            raise ValueError("Expected an API key of printable ASCII characters without spaces, got something else.")
         if not MODEL_NAME.fullmatch(model):
             raise InvalidName(name=model)
         self.url = f"{url.rstrip('/')}/v1/models/{model}"
@@ -126,6 +136,9 @@ class Cloud:
         self._quiet_until = -math.inf
         # identity: a package hardly compresses, and what is counted is what came over the wire
         sent = {"Accept-Encoding": "identity", **(headers or {})}
+        if api_key is not None:
+            sent["Authorization"] = f"Bearer {api_key}"
+        self._signing_keys = tuple(signing_keys)
         self._client = httpx.Client(headers=sent, transport=transport, follow_redirects=False)
 
     def __enter__(self) -> Self:
@@ -144,7 +157,7 @@ class Cloud:
         Raises:
             DuetError: If the cloud refuses, fails or cannot be reached.
         """
-        return self._download("", version, MANIFEST_BYTES)
+        return self._believed(self._download("", version, MANIFEST_BYTES)).body
 
     def device_model(self, version: str, size_bytes: int) -> bytes:
         """Download the device model of ``version``, of at most the size that its manifest names.
@@ -152,7 +165,8 @@ class Cloud:
         Raises:
             DuetError: If the cloud refuses, fails or cannot be reached.
         """
-        return self._download("/device-model", version, size_bytes)
+        # its hash stands in the manifest
+        return self._download("/device-model", version, size_bytes).body
 
     def parameters(
         self, request: Mapping[str, object], *, budget_ms: float, timeout_s: float, limit_bytes: int
@@ -180,7 +194,7 @@ class Cloud:
         if started < self._quiet_until:
             raise Overloaded(retry_after_s=round(self._quiet_until - started, 3))
         try:
-            return self._ask({**request, "budget_ms": budget_ms}, timeout_s, limit_bytes)
+            return self._believed(self._ask({**request, "budget_ms": budget_ms}, timeout_s, limit_bytes))
         except _BrokenError as error:
             elapsed_s = self._clock() - started
             left_ms = budget_ms - elapsed_s * 1000
@@ -191,7 +205,7 @@ class Cloud:
             answer = self._ask({**request, "budget_ms": left_ms}, left_s, limit_bytes)
         except _BrokenError as error:
             raise error.told(self.url, more=", twice") from error
-        return replace(answer, attempts=2)
+        return self._believed(replace(answer, attempts=2))
 
     def _ask(self, request: Mapping[str, object], timeout_s: float, limit_bytes: int) -> Answer:
         headers = {"Content-Type": "application/json", "Accept": MEDIA_TYPE}
@@ -200,11 +214,16 @@ class Cloud:
         )
         return self._exchange(sent, timeout_s=timeout_s, limit_bytes=limit_bytes)
 
-    def _download(self, path: str, version: str | None, limit_bytes: int) -> bytes:
+    def _believed(self, answer: Answer) -> Answer:
+        if self._signing_keys and answer.status == 200:
+            check_signature(answer.body, answer.headers.get(SIGNATURE), self._signing_keys)
+        return answer
+
+    def _download(self, path: str, version: str | None, limit_bytes: int) -> Answer:
         params = None if version is None else {"version": version}
         sent = self._client.build_request("GET", self.url + path, params=params, timeout=DOWNLOAD_TIMEOUT_S / 4)
         try:
-            return self._exchange(sent, timeout_s=DOWNLOAD_TIMEOUT_S, limit_bytes=limit_bytes).body
+            return self._exchange(sent, timeout_s=DOWNLOAD_TIMEOUT_S, limit_bytes=limit_bytes)
         except _BrokenError as error:
             raise error.told(self.url) from error
 

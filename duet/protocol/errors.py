@@ -10,17 +10,21 @@
     │   ├── NotAcceptable
     │   ├── UnsupportedMediaType
     │   ├── BodyTooLarge
-    │   └── Unauthorized
+    │   ├── Unauthorized
+    │   ├── HeadersTooLarge
+    │   └── RequestTooSlow
     ├── ServiceUnavailable        the caller may retry later
     │   ├── Overloaded
     │   ├── DeadlineExceeded
-    │   └── VersionNotReady
+    │   ├── VersionNotReady
+    │   └── RateLimited
     ├── GenerationError           we made something unusable
     │   └── NonFiniteParameters
     ├── PackageError              these bytes are no parameters for this device
     │   ├── CorruptPackage
     │   ├── UnsupportedPackage
-    │   └── WrongVersion
+    │   ├── WrongVersion
+    │   └── ForgedPackage
     ├── RegistryError             the model repository refuses
     │   ├── CorruptVersion
     │   ├── UnsupportedManifest
@@ -32,12 +36,15 @@
     │   ├── DivergedTraining
     │   ├── UnusableRun
     │   └── DatasetTooSmall
-    └── DeviceError               the device cannot start
-        ├── CloudUnreachable
-        └── NoDeviceModel
+    ├── DeviceError               the device cannot start
+    │   ├── CloudUnreachable
+    │   └── NoDeviceModel
+    └── CredentialError           a file of keys cannot be used
+        └── InvalidKeyFile
 
 Only leaves are raised. A leaf has a stable ``code``, takes facts by keyword and writes the sentence: what was expected,
-what arrived, what to do. Facts stay on the error as attributes, and errors survive pickling between processes.
+what arrived, what to do. Facts stay on the error as attributes, and errors survive pickling between processes. Those
+about access and credentials are in ``access_errors``.
 """
 
 # ruff: noqa: N818  # a failure is called what it is; the base classes already say that they are errors
@@ -156,15 +163,6 @@ class BodyTooLarge(RequestError):
         received = f"{received_bytes} bytes" if received_bytes is not None else "more"
         super().__init__(f"Expected at most {limit_bytes} bytes of body, got {received}. Send a shorter sample.")
         self.limit_bytes, self.received_bytes = limit_bytes, received_bytes
-
-
-class Unauthorized(RequestError):
-    """The request carries no valid credentials."""
-
-    code = "unauthorized"
-
-    def __init__(self) -> None:
-        super().__init__("Expected a valid token, got none. Send the header `Authorization: Bearer …`.")
 
 
 class ServiceUnavailable(DuetError):

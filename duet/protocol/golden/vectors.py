@@ -22,10 +22,12 @@ from duet.protocol.golden import INDEX_NAME
 from duet.protocol.layers import HEADER_BYTES, DynamicLayer, LayerTable
 from duet.protocol.package import LayerValues, ParameterPackage, encode_body, peek_header, seal, tag_of
 from duet.protocol.representation import Form, Representation
+from duet.protocol.signing import SigningKey
 
 RANK = 4
 VERSION = bytes(range(16))
 SAMPLE = b'[17,"a film",42]'
+SIGNING_KEY = SigningKey("golden-1", bytes(range(32)))
 COMPOSED_TOLERANCE = 2e-6
 """A device's sum ``s`` is right when ``|s - expected| <= tolerance (1 + |expected|)``."""
 TABLES: Mapping[str, LayerTable] = {
@@ -96,6 +98,7 @@ def golden_files() -> dict[str, bytes]:
         "tables": [_table(name, table) for name, table in TABLES.items()],
         "float16": [{"bits": f"{bits:04x}", "value": _float16(bits)} for bits in _FLOAT16_BITS],
         "tags": [_tag(name) for _, name in PACKAGES[1:]],
+        "signatures": [_signed(name, files) for name in (f"ragged-{_EXAMPLE}.bin", f"example-{_EXAMPLE}.bin")],
         "composed_tolerance": [COMPOSED_TOLERANCE],
         "packages": packages,
         "rejected": _rejected(files["example-factors-r1-int8.bin"]),
@@ -256,6 +259,14 @@ def _code(why: str, data: bytes) -> str:
     except PackageError as error:
         return error.code
     raise AssertionError(f"Expected the decoder to refuse: {why}.")
+
+
+def _signed(file: str, files: Mapping[str, bytes]) -> dict[str, object]:
+    return {
+        "file": file,
+        "key": {"id": SIGNING_KEY.id, "secret": SIGNING_KEY.secret.hex()},
+        "header": SIGNING_KEY.sign(files[file]),
+    }
 
 
 def _pretty(index: dict[str, list[object]]) -> bytes:

@@ -4,7 +4,7 @@ import httpx
 import numpy as np
 import pytest
 
-from duet.protocol import errors
+from duet.protocol import access_errors, errors
 from tests.duet.device.fake_cloud import corrupted, problem
 
 SAMPLE = [101, 109, 117]
@@ -24,8 +24,8 @@ FAILURES = {
     ),
     "404 without a problem": (lambda cloud: lambda request: httpx.Response(404), errors.InvalidRequest),
     "400": (lambda cloud: problem(400, "invalid_request"), errors.InvalidRequest),
-    "401": (lambda cloud: problem(401, "unauthorized"), errors.Unauthorized),
-    "401 of a proxy": (lambda cloud: lambda request: httpx.Response(401), errors.Unauthorized),
+    "401": (lambda cloud: problem(401, "unauthorized"), access_errors.Unauthorized),
+    "401 of a proxy": (lambda cloud: lambda request: httpx.Response(401), access_errors.Unauthorized),
     "422 invalid sample": (
         lambda cloud: problem(422, "invalid_sample", expected="a list", received="x", remedy="Send a list."),
         errors.InvalidSample,

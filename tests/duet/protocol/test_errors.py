@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from duet.protocol import errors
+from duet.protocol import access_errors, errors
 from duet.protocol.errors import DuetError
 
 FACTS: dict[str, dict[str, object]] = {
@@ -18,6 +18,17 @@ FACTS: dict[str, dict[str, object]] = {
     "UnsupportedMediaType": {"received": "text/plain", "expected": ["application/json"]},
     "BodyTooLarge": {"limit_bytes": 1024, "received_bytes": 4096},
     "Unauthorized": {},
+    "HeadersTooLarge": {"limit_count": 100, "limit_bytes": 16384, "received_count": 3, "received_bytes": 20000},
+    "RequestTooSlow": {"limit_s": 10.0},
+    "RateLimited": {"rate_per_s": 5.0, "retry_after_s": 0.2},
+    "ForgedPackage": {"reason": "it has no signature"},
+    "InvalidKeyFile": {
+        "path": "keys.jsonl",
+        "line": 2,
+        "expected": "an object",
+        "received": "a list",
+        "remedy": "Remove the line.",
+    },
     "Overloaded": {"retry_after_s": 0.5},
     "DeadlineExceeded": {"budget_ms": 200.0, "elapsed_ms": 231.7},
     "VersionNotReady": {"model": "films", "version": "v2"},
@@ -110,6 +121,7 @@ def test_facts_stay_on_the_error_and_survive_a_trip_between_processes(leaf):
         errors.InvalidSample(expected="a list", received="x" * 10_000, remedy="Send one."),
         errors.UnsupportedMediaType(received="x" * 10_000, expected=["application/json"]),
         errors.InvalidName(name="x" * 10_000),
+        access_errors.ForgedPackage(reason="x" * 10_000),
         errors.UnsupportedManifest(path="here", received=10**4000, known=(1,)),
     ],
     ids=lambda error: type(error).__name__,

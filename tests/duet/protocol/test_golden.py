@@ -4,6 +4,7 @@ The decoder below uses nothing of the library, only ``struct`` and ``zlib``: it 
 """
 
 import hashlib
+import hmac
 import json
 import math
 import struct
@@ -19,6 +20,7 @@ from duet.protocol.golden import FOLDER, INDEX_NAME
 from duet.protocol.golden.vectors import golden_files
 from duet.protocol.layers import LayerTable
 from duet.protocol.package import ParameterPackage
+from duet.protocol.signing import SigningKey, check_signature
 
 INDEX = json.loads((FOLDER / INDEX_NAME).read_text())
 TABLES = {table["name"]: table for table in INDEX["tables"]}
@@ -166,6 +168,16 @@ def test_digests_and_tags_follow_from_what_stands_beside_them():
     for tag in INDEX["tags"]:
         hashed = bytes.fromhex(INDEX["version"][0]) + f"{tag['representation']}\0{tag['canonical_sample']}".encode()
         assert hashlib.sha256(hashed).hexdigest()[:16] == tag["tag"]
+
+
+@pytest.mark.parametrize("entry", INDEX["signatures"], ids=lambda entry: entry["file"])
+def test_signatures_are_made_as_the_document_says(entry):
+    body = (FOLDER / entry["file"]).read_bytes()
+
+    digits = hmac.new(bytes.fromhex(entry["key"]["secret"]), body, "sha256").hexdigest()
+
+    assert entry["header"] == f"hmac-sha256={digits}; key={entry['key']['id']}"
+    check_signature(body, entry["header"], [SigningKey(entry["key"]["id"], bytes.fromhex(entry["key"]["secret"]))])
 
 
 def test_float16_includes_zero_subnormals_and_the_largest():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from duet.protocol import budget, errors, package
+from duet.protocol import access_errors, budget, errors, package, signing
 from duet.protocol.golden import FOLDER
 from duet.protocol.golden.vectors import TABLES
 from duet.protocol.representation import Dtype, Form, Representation
@@ -82,7 +82,10 @@ def test_the_explanation_of_the_worked_example_is_right():
 def test_the_checks_name_the_codes_of_the_errors():
     codes = {code.strip("`") for *_, code in rows_after("| | check | otherwise |")}
 
-    assert codes == {leaf.code for leaf in errors.PackageError.__subclasses__()}
+    signed = {access_errors.ForgedPackage.code}  # of what carries the package: see "Signatures"
+    assert codes == {leaf.code for leaf in errors.PackageError.__subclasses__()} - signed
+    assert f"`{signing.HEADER}: hmac-sha256=<hex>; key=<id>`" in DOCUMENT
+    assert f"`{access_errors.ForgedPackage.code}`" in DOCUMENT
 
 
 def test_profiles_and_header_estimates_are_the_documented_ones():
