@@ -1,7 +1,7 @@
 """The HTTP API: routes, what they read, and how failures are told. The work is the gateway's."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request
@@ -14,8 +14,8 @@ from starlette.responses import Response
 
 import duet
 from app import openapi
-from app.boundary import Boundary, request_id_of
-from app.catalog import ServedVersion
+from app.access import Access, KeyCheck
+from app.boundary import BODY_TIMEOUT_S, Boundary, request_id_of
 from app.gateway import ANSWER_TYPES, JSON, ONNX, PACKAGE, Gateway
 from app.media_types import media_type_of, negotiate
 from app.metadata import MetadataReader, ServerMetadata
@@ -23,6 +23,7 @@ from app.mistakes import told
 from app.problems import plain_problem, problem_response
 from app.schemas import ModelList, PackageAnswer, ParametersRequest, Status
 from deployments.telemetry import TRACEPARENT_CHARACTERS, Origin
+from duet.protocol.access_errors import HeadersTooLarge, RateLimited, RequestTooSlow, Unauthorized
 from duet.protocol.errors import (
     BodyTooLarge,
     BudgetTooSmall,
@@ -41,7 +42,7 @@ from duet.protocol.errors import (
 )
 
 _IDENTITY = "identity"
-_IMMUTABLE, _CHECK_AGAIN = "public, max-age=31536000, immutable", "no-cache"
+_IMMUTABLE, _CHECK_AGAIN = "max-age=31536000, immutable", "no-cache"
 
 _VERSION_HEADERS = {
     "Duet-Version": "First 16 bytes of the manifest's SHA-256, hexadecimal; stands in every package.",
@@ -53,10 +54,15 @@ _ANSWER_HEADERS = {
     "Duet-Server-Ms": "What the server took.",
     "Duet-Network-Ms": "What the plan expects of the network.",
     "Duet-Tag": "Names what was sent; send it back in `current`.",
+    "Duet-Signature": "`hmac-sha256=<hexadecimal>; key=<id>` of the body, where the server has a signing key.",
     **_VERSION_HEADERS,
     "Server-Timing": "`queue`, `encode`, `generate`, `compose` in milliseconds; the last three of the whole batch.",
 }
 _FILE_HEADERS = {"ETag": "SHA-256 of the file; send it back in `If-None-Match`.", **_VERSION_HEADERS}
+
+# what may stop a request before it reaches its route; the probes need no key
+_ANYWHERE = (HeadersTooLarge,)
+_GUARDED = (*_ANYWHERE, Unauthorized, RateLimited)
 
 _NAME_CHARACTERS = 64
 ModelName = Annotated[str, Path(description="Name of a published model.", max_length=_NAME_CHARACTERS)]
@@ -65,8 +71,24 @@ VersionName = Annotated[
 ]
 
 
-def build_api(gateway: Gateway, *, body_limit_bytes: int, metadata: MetadataReader) -> FastAPI:
-    """Make the ASGI application in front of a gateway that has started."""
+def build_api(
+    gateway: Gateway,
+    *,
+    body_limit_bytes: int,
+    metadata: MetadataReader,
+    body_timeout_s: float = BODY_TIMEOUT_S,
+    access: Access | None = None,
+) -> FastAPI:
+    """Make the ASGI application in front of a gateway that has started.
+
+    Args:
+        gateway: Does the work.
+        body_limit_bytes: Largest body of a request.
+        metadata: Describes the server.
+        body_timeout_s: How long a body may take to arrive.
+        access: Who is let in, and what is signed; everybody and nothing when None.
+    """
+    access = access or Access()
     app = FastAPI(
         title="DUET Serve",
         version=duet.__version__,
@@ -74,12 +96,14 @@ def build_api(gateway: Gateway, *, body_limit_bytes: int, metadata: MetadataRead
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Boundary, body_limit_bytes=body_limit_bytes)
+    if access.keys is not None:
+        app.add_middleware(KeyCheck, keys=access.keys)
+    app.add_middleware(Boundary, body_limit_bytes=body_limit_bytes, body_timeout_s=body_timeout_s)
     app.add_exception_handler(DuetError, _duet_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _parameter_error)
-    _add_parameters(app, gateway)
-    _add_models(app, gateway)
+    _add_parameters(app, gateway, access)
+    _add_models(app, gateway, access)
     _add_probes(app, gateway)
     _add_metadata(app, gateway, metadata)
     openapi.install(app)
@@ -102,7 +126,7 @@ class _DirectRoute(APIRoute):
         return handle
 
 
-def _add_parameters(app: FastAPI, gateway: Gateway) -> None:
+def _add_parameters(app: FastAPI, gateway: Gateway, access: Access) -> None:
     answer = openapi.binary("The parameters.", PACKAGE, ONNX, headers=_ANSWER_HEADERS)
     answer["content"][JSON] = {"schema": openapi.reference(PackageAnswer)}
     kept = {
@@ -121,6 +145,8 @@ def _add_parameters(app: FastAPI, gateway: Gateway) -> None:
         NonFiniteParameters,
         VersionNotReady,
         DeadlineExceeded,
+        RequestTooSlow,
+        *_GUARDED,
     )
     body = {"required": True, "content": {JSON: {"schema": openapi.reference(ParametersRequest)}}}
 
@@ -141,7 +167,8 @@ def _add_parameters(app: FastAPI, gateway: Gateway) -> None:
         answered = await gateway.parameters(
             model, _read(content), media_type=media_type, upload_bytes=len(content), origin=origin
         )
-        return Response(answered.content, answered.status, answered.headers, answered.media_type)
+        headers = access.signed(answered.headers, answered.content) if answered.status == 200 else answered.headers
+        return Response(answered.content, answered.status, headers, answered.media_type)
 
     app.router.add_api_route(
         "/v1/models/{model}/parameters",
@@ -156,13 +183,13 @@ def _add_parameters(app: FastAPI, gateway: Gateway) -> None:
     )
 
 
-def _add_models(app: FastAPI, gateway: Gateway) -> None:
-    failures = openapi.problem_responses(InvalidRequest, UnknownModel, UnknownVersion, CorruptVersion)
+def _add_models(app: FastAPI, gateway: Gateway, access: Access) -> None:
+    failures = openapi.problem_responses(InvalidRequest, UnknownModel, UnknownVersion, CorruptVersion, *_GUARDED)
     not_modified = {"description": "The client holds this file.", "headers": openapi.header_descriptions(_FILE_HEADERS)}
     manifest = openapi.binary("The manifest, byte for byte.", JSON, headers=_FILE_HEADERS)
     device_model = openapi.binary("The device model.", ONNX, headers=_FILE_HEADERS)
 
-    @app.get("/v1/models", operation_id="list_models", tags=["models"], responses=openapi.problem_responses())
+    @app.get("/v1/models", operation_id="list_models", tags=["models"], responses=openapi.problem_responses(*_GUARDED))
     async def list_models() -> ModelList:
         """List the models that are served, with their versions."""
         return ModelList(models=await gateway.catalog.summaries())
@@ -178,7 +205,9 @@ def _add_models(app: FastAPI, gateway: Gateway) -> None:
         """Get the manifest of a version: its signature, layers, hashes and measured quality."""
         served = await gateway.catalog.version(model, version)
         sha256 = served.manifest_sha256
-        return _file(request, served, served.published.manifest_bytes, sha256, JSON, is_pinned=version is not None)
+        content = served.published.manifest_bytes
+        headers = access.signed(served.headers, content)
+        return _file(request, headers, content, sha256, JSON, is_pinned=version is not None)
 
     @app.get(
         "/v1/models/{model}/device-model",
@@ -191,17 +220,21 @@ def _add_models(app: FastAPI, gateway: Gateway) -> None:
         """Download the model that runs on the device, with the shared parameters in place."""
         served = await gateway.catalog.version(model, version)
         sha256 = served.published.manifest.files["device.onnx"].sha256
-        return _file(request, served, served.device_model, sha256, ONNX, is_pinned=version is not None)
+        # its hash stands in the manifest, which is signed
+        return _file(request, served.headers, served.device_model, sha256, ONNX, is_pinned=version is not None)
 
 
 def _add_probes(app: FastAPI, gateway: Gateway) -> None:
-    @app.get("/livez", operation_id="get_liveness", tags=["probes"], responses=openapi.problem_responses())
+    @app.get("/livez", operation_id="get_liveness", tags=["probes"], responses=openapi.problem_responses(*_ANYWHERE))
     async def get_liveness() -> Status:
         """Say that the process answers."""
         return Status(status="alive")
 
     @app.get(
-        "/readyz", operation_id="get_readiness", tags=["probes"], responses=openapi.problem_responses(VersionNotReady)
+        "/readyz",
+        operation_id="get_readiness",
+        tags=["probes"],
+        responses=openapi.problem_responses(VersionNotReady, *_ANYWHERE),
     )
     async def get_readiness() -> Status:
         """Say that every stage answers and holds the active versions."""
@@ -236,9 +269,9 @@ def _unsupported_coding(request: Request, coding: str) -> Response:
 
 
 def _file(
-    request: Request, served: ServedVersion, content: bytes, sha256: str, media_type: str, *, is_pinned: bool
+    request: Request, said: Mapping[str, str], content: bytes, sha256: str, media_type: str, *, is_pinned: bool
 ) -> Response:
-    headers = served.headers | {"ETag": f'"{sha256}"', "Cache-Control": _IMMUTABLE if is_pinned else _CHECK_AGAIN}
+    headers = {**said, "ETag": f'"{sha256}"', "Cache-Control": _IMMUTABLE if is_pinned else _CHECK_AGAIN}
     known = request.headers.get("if-none-match", "")
     tags = {tag.strip().removeprefix("W/") for tag in known.split(",")}
     if headers["ETag"] in tags or "*" in tags:

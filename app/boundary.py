@@ -1,5 +1,6 @@
-"""What stands around every request: its id, the limit on its body, and the last resort when something breaks."""
+"""What stands around every request: its id, the limits on its size and pace, the last resort when something breaks."""
 
+import asyncio
 import logging
 import uuid
 
@@ -8,7 +9,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.problems import problem_response
 from deployments.logs import REQUEST_ID
-from duet.protocol.errors import BodyTooLarge, InvalidRequest
+from duet.protocol.access_errors import HeadersTooLarge, RequestTooSlow
+from duet.protocol.errors import BodyTooLarge, InvalidRequest, RequestError, ServiceUnavailable
+
+BODY_TIMEOUT_S = 10.0
+"""How long a body may take by default: the slowest link of the profiles brings 400 kB meanwhile."""
+
+HEADER_LIMIT_COUNT, HEADER_LIMIT_BYTES = 100, 16_384
+"""Of one request; HAProxy refuses as much before us, the Python proxy lets more through."""
 
 _REQUEST_ID = b"x-request-id"
 _SHOWN_CHARACTERS = 128
@@ -24,14 +32,15 @@ class Boundary:
     nothing inside has answered is logged with its traceback and answered with a fixed sentence.
     """
 
-    def __init__(self, app: ASGIApp, *, body_limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, body_limit_bytes: int, body_timeout_s: float = BODY_TIMEOUT_S) -> None:
         """Stand around ``app``.
 
         Args:
             app: What answers the requests.
             body_limit_bytes: Largest body.
+            body_timeout_s: How long a body may take to arrive, from the last header on.
         """
-        self._app, self._limit_bytes = app, body_limit_bytes
+        self._app, self._limit_bytes, self._limit_s = app, body_limit_bytes, body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request through."""
@@ -57,11 +66,12 @@ class Boundary:
             await send(message)
 
         try:
+            _check_headers(scope)
             self._check_length(headers.get(b"content-length"))
             await self._app(inner, self._counted(receive), watched_send)
         except ClientDisconnect:
             return  # nobody reads an answer
-        except (BodyTooLarge, InvalidRequest) as error:
+        except (RequestError, ServiceUnavailable) as error:
             await problem_response(error, request_id)(scope, receive, watched_send)
         except Exception as error:
             logger.exception("Request %s met an error that it should not have met", request_id)
@@ -78,12 +88,20 @@ class Boundary:
             raise BodyTooLarge(limit_bytes=self._limit_bytes, received_bytes=int(declared))
 
     def _counted(self, receive: Receive) -> Receive:
-        received_bytes = 0
+        received_bytes, has_ended = 0, False
+        deadline_s = asyncio.get_running_loop().time() + self._limit_s
 
         async def counted() -> Message:
-            nonlocal received_bytes
-            message = await receive()
+            nonlocal received_bytes, has_ended
+            if has_ended:  # whoever asks now waits for the client to hang up
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    message = await receive()
+            except TimeoutError as error:
+                raise RequestTooSlow(limit_s=self._limit_s) from error
             if message["type"] == "http.request":
+                has_ended = not message.get("more_body", False)
                 received_bytes += len(message.get("body", b""))
                 if received_bytes > self._limit_bytes:
                     # how much more would come is not known without reading it
@@ -91,6 +109,19 @@ class Boundary:
             return message
 
         return counted
+
+
+def _check_headers(scope: Scope) -> None:
+    headers = scope["headers"]
+    # as they are on the wire: a colon, a space and the end of the line
+    received_bytes = sum(len(name) + len(value) + 4 for name, value in headers)
+    if len(headers) > HEADER_LIMIT_COUNT or received_bytes > HEADER_LIMIT_BYTES:
+        raise HeadersTooLarge(
+            limit_count=HEADER_LIMIT_COUNT,
+            limit_bytes=HEADER_LIMIT_BYTES,
+            received_count=len(headers),
+            received_bytes=received_bytes,
+        )
 
 
 def request_id_of(scope: Scope) -> str:

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 
+from app.access import Access
 from app.api import build_api
 from app.gateway import Gateway
 from app.metadata import MetadataReader, ray_endpoints
@@ -44,8 +45,13 @@ class GatewayReplica:
         self._telemetry.start(self._gateway, RayGauges())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        metadata = MetadataReader(self._settings, endpoints=ray_endpoints)
-        return build_api(self._gateway, body_limit_bytes=self._settings.body_limit_bytes, metadata=metadata)
+        return build_api(
+            self._gateway,
+            body_limit_bytes=self._settings.body_limit_bytes,
+            metadata=MetadataReader(self._settings, endpoints=ray_endpoints),
+            body_timeout_s=self._settings.body_timeout_s,
+            access=Access.from_settings(self._settings),
+        )
 
     async def check_health(self) -> None:
         """Show that the event loop turns; the stages have checks of their own."""
@@ -62,7 +68,10 @@ def build_app(args: AppSettings) -> Application:
         args: ``args`` of ``serve_config.yaml``, or the options of ``duet serve``.
     """
     # replicas may start elsewhere than this process
-    settings = args.model_copy(update={"models": str(Path(args.models).resolve())})
+    files = {"models": args.models, "api_keys": args.api_keys, "signing_keys": args.signing_keys}
+    settings = args.model_copy(
+        update={name: str(Path(file).resolve()) for name, file in files.items() if file is not None}
+    )
     gateway = serve.ingress()(GatewayReplica)
     # Ray hides the accelerators from a replica that asks for none
     accelerator = {"num_gpus": 0 if settings.accelerator == "cpu" else 1}

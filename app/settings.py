@@ -41,6 +41,15 @@ class AppSettings(BaseModel):
     )
     intra_op_threads: PositiveInt = Field(default=1, description="Threads of one operation in a stage.")
     body_limit_bytes: PositiveInt = Field(default=2**20, description="Largest request body; a larger one gets 413.")
+    body_timeout_s: PositiveFloat = Field(
+        default=10.0, lt=BACKSTOP_S, description="How long a request body may take to arrive; a slower one gets 408."
+    )
+    api_keys: str | None = Field(
+        default=None, description="File of API keys, written by `duet keys`; nobody is asked for one by default."
+    )
+    signing_keys: str | None = Field(
+        default=None, description="File of signing keys, written by `duet keys signing`; nothing is signed by default."
+    )
     refresh_s: PositiveFloat = Field(default=2.0, description="How often to look which versions are active.")
     log_format: LogFormat = Field(default="text", description="Log lines as text, or as one JSON object each.")
     trace_ratio: float = Field(
