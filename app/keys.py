@@ -22,7 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from app.followed_file import FollowedFile
 from app.rate_limits import Rate, RateLimits
 from duet.protocol.access_errors import InvalidKeyFile, Unauthorized
-from duet.protocol.private_file import write_private
+from duet.protocol.private_file import read_private, write_private
 
 MAX_KEYS = 10_000
 """More than anybody manages by hand; a file is read in the event loop, so its length is a pause of everybody's."""
@@ -103,7 +103,7 @@ def read_keys(path: Path) -> Mapping[str, ApiKey]:
     """
     keys: dict[str, ApiKey] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_private(path).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise InvalidKeyFile(
             path=path, line=None, expected="UTF-8 text", received="other bytes", remedy=_REMEDY

@@ -57,6 +57,13 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--server-share-ms", type=float, default=SERVER_SHARE_MS, help="budget beyond the network")
     parser.add_argument("--think-time-s", type=float, default=1.0, help="mean pause of a device between requests")
     parser.add_argument("--histories", type=int, default=500, help="different devices that a process draws from")
+    parser.add_argument(
+        "--api-key",
+        default="",
+        env_var="DUET_API_KEY",
+        is_secret=True,
+        help="sent with every request, where the server asks for one",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
 
 
@@ -78,6 +85,8 @@ class DeviceUser(FastHttpUser):  # type: ignore[misc]
         self._id = f"loadtest-{next(_numbers)}"
         self._random = Random(f"{options.seed} {self._id}")
         self._pause_s = 0.0
+        if options.api_key:
+            self.client.auth_header = f"Bearer {options.api_key}"
         self._served = self._read_manifest()
         self._device = SimulatedDevice(
             histories_of(options.world, options.histories, options.seed),

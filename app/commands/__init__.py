@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "report": "app.commands.report:report",
     "publish": "app.commands.publish:publish",
     "models": "app.commands.models:app",
+    "keys": "app.commands.keys:app",
     "serve": "app.commands.serve:serve",
     "top": "app.commands.top.command:top",
     "generate": "app.commands.generate:generate",
@@ -39,6 +40,7 @@ EXTRAS: Mapping[str, str] = {
     "evaluate": "train",
     "report": "train",
     "publish": "train",
+    "keys": "serve",
     "serve": "serve",
     "top": "serve",
     "generate": "device",
@@ -84,10 +86,15 @@ def exit_code_of(error: Exception) -> int | None:
     Returns:
         2 when the caller can fix it, 1 when not, None when the error is nobody's but ours and deserves its traceback.
     """
-    from duet.protocol import errors
+    from duet.protocol import access_errors, errors
 
     calling = (
-        errors.RequestError | errors.DataError | errors.RegistryError | errors.UnusableRun | errors.DatasetTooSmall
+        errors.RequestError
+        | errors.DataError
+        | errors.RegistryError
+        | errors.UnusableRun
+        | errors.DatasetTooSmall
+        | access_errors.CredentialError
     )
     naming = FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError
     if isinstance(error, calling | naming):

@@ -11,12 +11,20 @@ import typer
 
 if TYPE_CHECKING:
     from duet.protocol.budget import Link
+    from duet.protocol.signing import SigningKey
 
 
 # as a log is read: anything else, 0115 or +5, is text
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 # what needs no quotes, neither of the shell nor of JSON
 _PLAIN = re.compile(r"[A-Za-z0-9_.:+][A-Za-z0-9_.:+-]*")
+_PRINTABLE = re.compile(r"[!-~]+")
+
+
+def _check_api_key(key: str | None) -> str | None:
+    if key is not None and not _PRINTABLE.fullmatch(key):
+        raise typer.BadParameter("Expected an API key of printable ASCII characters without spaces.")
+    return key
 
 
 def _check_url(url: str) -> str:
@@ -56,6 +64,24 @@ SampleText = Annotated[
         help="What the device sends: item ids of your log, oldest first ('1,2,3'), any JSON, or @FILE with either.",
     ),
 ]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="DUET_API_KEY",
+        callback=_check_api_key,
+        show_default=False,
+        help="Where the server asks for one. Better in the variable: other users see the options of a process.",
+    ),
+]
+SigningKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--signing-key",
+        envvar="DUET_SIGNING_KEY",
+        help="File of signing keys: believe only what is signed with one of them.",
+    ),
+]
 BudgetMs = Annotated[
     float,
     typer.Option("--budget-ms", min=1, max=10_000, help="From sending to the last byte received, in milliseconds."),
@@ -67,6 +93,18 @@ LinkText = Annotated[
         help="The device's connection: slow-3g, slow-4g, fast-4g, lte, wifi, 5g, or DOWN/UP/RTT (kbit/s, kbit/s, ms).",
     ),
 ]
+
+
+def read_signing_keys(file: Path | None) -> "tuple[SigningKey, ...]":
+    """Read the keys that a package must be signed with; none where no file is named.
+
+    Raises:
+        InvalidKeyFile: If the file holds none.
+        OSError: If it cannot be read.
+    """
+    from duet.protocol import signing
+
+    return () if file is None else signing.read_signing_keys(file.expanduser())
 
 
 def read_sample(text: str, *, item_type: str = "any") -> object:

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import BudgetMs, LinkText, ModelName, SampleText, ServerUrl, read_link, read_sample
+from app.commands.arguments import (
+    ApiKey,
+    BudgetMs,
+    LinkText,
+    ModelName,
+    SampleText,
+    ServerUrl,
+    SigningKeyFile,
+    read_link,
+    read_sample,
+    read_signing_keys,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,6 +36,8 @@ def device(
     link: LinkText = "lte",
     k: Annotated[int, typer.Option("--k", min=1, help="Length of the two lists.")] = 10,
     cache: Annotated[Path, typer.Option(help="Where device models are kept; each version is downloaded once.")] = CACHE,
+    api_key: ApiKey = None,
+    signing_key: SigningKeyFile = None,
 ) -> None:
     """Predict as a device would, with the shared parameters and with those the cloud generates for this sample.
 
@@ -37,7 +50,14 @@ def device(
     read_sample(sample)  # what cannot be read at all is said before anything is downloaded
     connection = read_link(link)
     with DuetDevice(
-        url, model, device_id="duet-device", cache=cache.expanduser(), link=connection, budget_ms=budget_ms
+        url,
+        model,
+        device_id="duet-device",
+        cache=cache.expanduser(),
+        link=connection,
+        budget_ms=budget_ms,
+        api_key=api_key,
+        signing_key=read_signing_keys(signing_key),
     ) as phone:
         _prepare(phone)
         held = phone.manifest.version

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from app.commands.arguments import BudgetMs, LinkText, ModelName, SampleText, ServerUrl, read_link, read_sample
+from app.commands.arguments import (
+    ApiKey,
+    BudgetMs,
+    LinkText,
+    ModelName,
+    SampleText,
+    ServerUrl,
+    SigningKeyFile,
+    read_link,
+    read_sample,
+    read_signing_keys,
+)
 
 # more than any package of a model that fits on a device
 LIMIT_BYTES = 256 * 2**20
@@ -25,6 +36,8 @@ def generate(
     form: Annotated[list[str] | None, typer.Option(help="Accept only this form: factors, full, composed.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Accept only this dtype: float32, float16, int8.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the package to this file.")] = None,
+    api_key: ApiKey = None,
+    signing_key: SigningKeyFile = None,
 ) -> None:
     """Ask a running server for the parameters that suit one sample; show plan, times and package.
 
@@ -35,7 +48,8 @@ def generate(
     from duet.protocol.package import ParameterPackage
 
     request = _request(sample, link, form or [], dtype or [])
-    with Cloud(url, model) as cloud:
+    signing_keys = read_signing_keys(signing_key)
+    with Cloud(url, model, api_key=api_key, signing_keys=signing_keys) as cloud:
         signature = Manifest.from_bytes(cloud.manifest(), cloud.url).signature
         request["sample"] = read_sample(sample, item_type=str(signature.get("item_type", "any")))
         started_s = perf_counter()
@@ -53,7 +67,8 @@ def generate(
     package = ParameterPackage.decode(answer.body, manifest.layers, version=digest_of(described))
     layers = ", ".join(f"{layer.name} [{layer.outputs}, {layer.inputs}]" for layer in package.table.layers)
     typer.echo(f"package      {len(answer.body):,} bytes, {package.representation}, for {layers}")
-    typer.echo("verified     checksum, version, layer table, finite numbers")
+    signed = "signature, " if signing_keys else ""
+    typer.echo(f"verified     {signed}checksum, version, layer table, finite numbers")
     if out is not None:
         out.write_bytes(answer.body)
         typer.echo(f"written      {out}")

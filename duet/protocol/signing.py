@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from duet.protocol.access_errors import ForgedPackage, InvalidKeyFile
-from duet.protocol.private_file import write_private
+from duet.protocol.private_file import read_private, write_private
 
 HEADER = "Duet-Signature"
 
@@ -98,7 +98,7 @@ def read_signing_keys(path: Path | str) -> tuple[SigningKey, ...]:
     """
     path = Path(path)
     keys: dict[str, SigningKey] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(read_private(path).splitlines(), start=1):
         if not line.strip():
             continue
         key = _read_line(path, number, line)

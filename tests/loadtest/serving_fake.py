@@ -74,6 +74,7 @@ class ServingFake:
         self.models = ("demo",)
         self.asked: list[dict] = []
         self.downloads = 0
+        self.authorizations: set[str | None] = set()
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -98,6 +99,7 @@ class ServingFake:
                 self._send(*fake.respond(asked))
 
             def _send(self, status, headers, body):
+                fake.authorizations.add(self.headers["authorization"])
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)

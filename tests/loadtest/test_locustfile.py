@@ -64,6 +64,17 @@ def test_devices_ask_and_reuse_and_every_reply_is_verified():
     assert {asked["link"] for asked in cloud.asked} <= {"wifi", "lte", "5g"}
 
 
+def test_the_key_of_the_environment_goes_with_every_request_and_is_not_shown(monkeypatch):
+    monkeypatch.setenv("DUET_API_KEY", "duet_1_sesame")
+
+    with ServingFake() as cloud:
+        code, _, output = run_locust(cloud.url, lambda: len(cloud.asked) > 4)
+
+    assert code == 0, output
+    assert cloud.authorizations == {"Bearer duet_1_sesame"}
+    assert "sesame" not in output
+
+
 def test_a_bad_package_fails_the_run():
     with ServingFake() as cloud:
 

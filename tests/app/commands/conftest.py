@@ -12,6 +12,7 @@ import pytest
 
 from duet.protocol.package import LayerValues, encode_body, seal
 from duet.protocol.representation import Dtype, Form, Representation
+from duet.protocol.signing import SigningKey
 from duet.registry import PublishedVersion
 from tests.published_version import TABLE, write_version
 
@@ -29,6 +30,8 @@ class FakeCloud:
         self.missing: dict[str, object] = {}
         self.downloads = 0
         self.paths: list[str] = []
+        self.authorizations: set[str | None] = set()
+        self.signing_key: SigningKey | None = None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
@@ -130,6 +133,9 @@ def _handler(cloud: FakeCloud) -> type[BaseHTTPRequestHandler]:
             self._answer(200, (cloud.version.folder / name).read_bytes(), {})
 
         def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+            cloud.authorizations.add(self.headers["Authorization"])
+            if cloud.signing_key is not None:
+                headers = headers | {"Duet-Signature": cloud.signing_key.sign(body)}
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
