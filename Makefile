@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check serve train evaluate loadtest bench bench-kernels clean
+.PHONY: help setup demo test check serve train evaluate loadtest bench bench-kernels audit clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -46,6 +46,9 @@ bench: $(READY) ## Time an epoch of training, static and generated models, both 
 
 bench-kernels: $(READY) ## Time every kernel beside plain PyTorch and torch.compile
 	@$(BIN)/python -m benchmarks kernels $(ARGS)
+
+audit: $(READY) ## Look up every installed package in the published advisories; needs pypi.org
+	@$(BIN)/python .ci/audit.py $(VENV)
 
 clean: ## Remove caches and build output; keeps .venv, models and runs
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache && find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
