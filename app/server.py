@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import tempfile
 import threading
 import time
@@ -21,7 +22,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from app.access import check_key_files
+from app.haproxy import INNER_PORTS, LOOPBACK, write_haproxy
+from app.ray_token import prepare_token
 from app.settings import BACKSTOP_S, AppSettings, Ingress, serving_environment
+from app.tls import Certificate
 from deployments.logs import configure_logs
 from duet.protocol.errors import InvalidRequest
 from duet.registry import Registry
@@ -40,11 +45,12 @@ _TRIED_PORTS = 100
 _SHOWN_CHARACTERS = 80
 # ports that are the same for every Ray Serve on a machine, unless they are said to be others
 _PRIVATE_PORTS = (
-    "RAY_SERVE_HAPROXY_METRICS_PORT",
-    "RAY_SERVE_HAPROXY_STATS_PORT",
+    *INNER_PORTS,
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
 )
+# the mode in which Ray runs on a machine that is no member of a cluster: its processes listen on the loopback interface
+_LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _HAPROXY_FILES = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
@@ -88,6 +94,7 @@ def start(
     port: int = 8000,
     ingress: Ingress | None = None,
     num_cpus: int | None = None,
+    certificate: Certificate | None = None,
     is_quiet: bool = True,
     build: Build | None = None,
 ) -> RunningServer:
@@ -99,6 +106,7 @@ def start(
         port: Port to listen on; 0 takes a free one.
         ingress: HAProxy on Linux and Python elsewhere by default.
         num_cpus: Cores that Ray may plan with; those of the machine by default, and never fewer than two.
+        certificate: Listen with TLS.
         is_quiet: Leave the logs of the replicas in their files.
         build: Makes another application, to compare with; called when Ray may be imported.
 
@@ -107,22 +115,34 @@ def start(
         UnknownModel: If the only model to serve is not published.
         RegistryError: If an active version is not what was published.
         ValueError: If this machine lacks the accelerator.
-        InvalidRequest: If the host is not an IPv4 address, or a name, of this machine.
+        InvalidRequest: If the host is not an IPv4 address, or a name, of this machine; or the certificate not usable.
+        InvalidKeyFile: If a file of keys is none.
         OSError: If the port is taken.
         RuntimeError: If the application does not become ready.
     """
     _check_models(settings)
+    check_key_files(settings)
+    if certificate is not None:
+        certificate.check()
     port = free_port(host, port)
     check_accelerator(settings.accelerator)
     with ExitStack() as started:
         private = started.enter_context(tempfile.TemporaryDirectory(prefix="duet-", dir=_short_folder()))
         environment = serving_environment(ingress=ingress) | _private_environment(Path(private))
         started.enter_context(_exported(environment))
+        prepare_token(os.environ)
+        http_options: dict[str, object] = {"host": host, "port": port}
+        if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+            closed = write_haproxy(Path(private), os.environ, host=host, port=port, certificate=certificate)
+            started.enter_context(_exported(closed))
+            http_options["host"] = LOOPBACK  # only HAProxy listens further away
+        elif certificate is not None:
+            http_options |= {"ssl_certfile": str(certificate.chain), "ssl_keyfile": str(certificate.key)}
 
         started.callback(_stop_ray)
-        logs = _run(settings, host=host, port=port, num_cpus=num_cpus, is_quiet=is_quiet, build=build)
-        url = f"http://{host}:{port}"
-        _wait_until_ready(f"{url}/readyz", logs)
+        logs = _run(settings, http_options, num_cpus=num_cpus, is_quiet=is_quiet, build=build)
+        url = f"{'http' if certificate is None else 'https'}://{host}:{port}"
+        _wait_until_ready(f"{url}/readyz", logs, None if certificate is None else certificate.trusting())
         return RunningServer(url, logs, started.pop_all())
 
 
@@ -133,6 +153,7 @@ def serve_forever(
     port: int = 8000,
     ingress: Ingress | None = None,
     num_cpus: int | None = None,
+    certificate: Certificate | None = None,
     is_quiet: bool = False,
     on_ready: Callable[[RunningServer], None] | None = None,
     build: Build | None = None,
@@ -147,6 +168,7 @@ def serve_forever(
         port: Port to listen on.
         ingress: HAProxy on Linux and Python elsewhere by default.
         num_cpus: Cores that Ray may plan with.
+        certificate: Listen with TLS.
         is_quiet: Leave the logs of the replicas in their files.
         on_ready: Called once, when the server answers.
         build: Makes another application, to compare with; called when Ray may be imported.
@@ -156,16 +178,23 @@ def serve_forever(
         UnknownModel: If the only model to serve is not published.
         RegistryError: If an active version is not what was published.
         ValueError: If this machine lacks the accelerator.
-        InvalidRequest: If the host is not an IPv4 address, or a name, of this machine.
+        InvalidRequest: If the host is not an IPv4 address, or a name, of this machine; or the certificate not usable.
+        InvalidKeyFile: If a file of keys is none.
         OSError: If the port is taken.
         RuntimeError: If the application does not become ready.
     """
     previous = _handle(_interrupt)
     try:
-        started = start(
-            settings, host=host, port=port, ingress=ingress, num_cpus=num_cpus, is_quiet=is_quiet, build=build
-        )
-        with started as server:
+        with start(
+            settings,
+            host=host,
+            port=port,
+            ingress=ingress,
+            num_cpus=num_cpus,
+            certificate=certificate,
+            is_quiet=is_quiet,
+            build=build,
+        ) as server:
             if on_ready is not None:
                 on_ready(server)
             threading.Event().wait()
@@ -178,7 +207,12 @@ def serve_forever(
 
 
 def _run(
-    settings: AppSettings, *, host: str, port: int, num_cpus: int | None, is_quiet: bool, build: Build | None
+    settings: AppSettings,
+    listen: Mapping[str, object],
+    *,
+    num_cpus: int | None,
+    is_quiet: bool,
+    build: Build | None,
 ) -> Path:
     import ray
     from ray import serve
@@ -206,7 +240,7 @@ def _run(
     logs = Path(context.address_info["session_dir"]) / "logs"
     logging_config = LoggingConfig(log_level="WARNING", enable_access_log=False)
     # cut off whatever its budget says: the gateway keeps to budgets itself
-    http_options = {"host": host, "port": port, "request_timeout_s": BACKSTOP_S}
+    http_options = {**listen, "request_timeout_s": BACKSTOP_S}
     serve.start(http_options=http_options, logging_config=logging_config)
     target = serve.RunTarget(build(settings), name=_NAME, route_prefix="/", logging_config=logging_config)
     # without waiting: it would wait for ever for resources that this machine does not have
@@ -214,12 +248,12 @@ def _run(
     return logs
 
 
-def _wait_until_ready(url: str, logs: Path) -> None:
+def _wait_until_ready(url: str, logs: Path, context: ssl.SSLContext | None) -> None:
     from ray import serve
 
     deadline = time.monotonic() + _READY_TIMEOUT_S
     while time.monotonic() < deadline:
-        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5, context=context):
             return
         application = serve.status().applications[_NAME]
         if application.status == "DEPLOY_FAILED":
@@ -315,7 +349,8 @@ def _bind(host: str, port: int) -> None:
 def _private_environment(folder: Path) -> dict[str, str]:
     """Keep HAProxy's admin socket in a folder of this user, and out of the way of servers that start meanwhile."""
     files = {name: str(folder / file) for name, file in _HAPROXY_FILES.items()}
-    return files | {name: str(free_port("0.0.0.0", 0)) for name in _PRIVATE_PORTS}
+    ports = {name: str(free_port("0.0.0.0", 0)) for name in _PRIVATE_PORTS}
+    return files | ports | {_LOOPBACK_ONLY: "0"}
 
 
 def _short_folder() -> str | None:

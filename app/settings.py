@@ -90,4 +90,5 @@ def serving_environment(platform: str = sys.platform, ingress: Ingress | None = 
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(BACKSTOP_S),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(BACKSTOP_S),
     }

@@ -64,6 +64,14 @@ def serve(
         Path | None,
         typer.Option(help="Append traces to this file as JSON lines; OTEL_EXPORTER_OTLP_ENDPOINT sends them instead."),
     ] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="File of API keys, see `duet keys`; nobody is asked for one by default.")
+    ] = None,
+    signing_keys: Annotated[
+        Path | None, typer.Option(help="File of signing keys, see `duet keys signing`; the first signs packages.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of a certificate: listen with TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the logs of the replicas here.")] = False,
 ) -> None:
     """Serve published models on this machine until Ctrl-C.
@@ -76,6 +84,7 @@ def serve(
     from app.server import check_accelerator, serve_forever
     from app.settings import AppSettings, serving_environment
     from app.tracing import check_tracing
+    from app.tls import Certificate
 
     try:
         serving_environment(ingress=None if ingress is None else ingress.value)
@@ -91,6 +100,8 @@ def serve(
             log_format=log_format.value,
             trace_ratio=trace_ratio,
             trace_file=None if trace_file is None else str(trace_file.expanduser().absolute()),
+            api_keys=None if api_keys is None else str(api_keys.expanduser()),
+            signing_keys=None if signing_keys is None else str(signing_keys.expanduser()),
         )
     except ValidationError as error:
         # all others are checked by their types already
@@ -104,6 +115,11 @@ def serve(
         check_tracing(os.environ, settings.trace_file)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--trace-file") from error
+    if (tls_cert is None) != (tls_key is None):
+        raise typer.BadParameter("Expected both --tls-cert and --tls-key, got one of them.", param_hint="--tls-cert")
+    certificate = None
+    if tls_cert is not None and tls_key is not None:
+        certificate = Certificate(tls_cert.expanduser().absolute(), tls_key.expanduser().absolute())
     typer.echo("Starting; the first answer takes some seconds.")
     try:
         serve_forever(
@@ -112,6 +128,7 @@ def serve(
             port=port,
             ingress=None if ingress is None else ingress.value,
             num_cpus=cpus,
+            certificate=certificate,
             is_quiet=not verbose,
             on_ready=lambda server: _announce(settings, server),
         )
