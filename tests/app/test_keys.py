@@ -138,6 +138,21 @@ def test_a_key_has_its_own_rate_which_a_new_file_does_not_refill(path: Path, clo
         keys.admit(bearer(free_text))
 
 
+def test_what_is_known_of_a_key_goes_with_it(path: Path, clock: Clock) -> None:
+    text, key = create_key(rate_per_s=0.001, burst=1)
+    keys = ring(path, clock, key)
+    keys.admit(bearer(text))
+
+    for held in ([], [key]):
+        write_keys(path, held)
+        clock.now += LOOK_EVERY_S
+        if not held:
+            with pytest.raises(Unauthorized):
+                keys.admit(bearer(text))
+
+    keys.admit(bearer(text))
+
+
 def test_a_rate_without_a_burst_allows_one_second_of_it() -> None:
     rates = [create_key(rate_per_s=rate)[1].rate for rate in (0.2, 2.5)]
 

@@ -63,10 +63,17 @@ def listening(pid: int) -> list[Listener]:
     found = []
     root = psutil.Process(pid)
     for process in [root, *root.children(recursive=True)]:
-        name = "duet serve" if process == root else _name(process)
-        for connection in process.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN:
-                found.append(Listener(name, _interface(connection.laddr.ip), connection.laddr.port))
+        try:
+            name = "duet serve" if process == root else _name(process)
+            connections = process.net_connections("tcp")
+        except psutil.NoSuchProcess:
+            assert process != root, "the server has ended"
+            continue  # it listened to nothing that is left
+        found += [
+            Listener(name, _interface(connection.laddr.ip), connection.laddr.port)
+            for connection in connections
+            if connection.status == psutil.CONN_LISTEN
+        ]
     return found
 
 
@@ -74,9 +81,10 @@ def differences(
     listeners: list[Listener], rows: list[DocumentedPort], *, host: str, port: int
 ) -> tuple[list[Listener], list[DocumentedPort]]:
     """What listens and is not documented, and what is documented and does not listen; rows count once each."""
-    left = Counter(rows)
+    # the rows that say most go first, or a random one would take the port of another
+    left = Counter(sorted(rows, key=lambda row: row.port == "random"))
     undocumented = []
-    for listener in sorted(listeners, key=lambda each: each.port):
+    for listener in listeners:
         row = next((row for row in left.elements() if row.is_(listener, host=host, port=port)), None)
         if row is None:
             undocumented.append(listener)

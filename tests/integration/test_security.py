@@ -23,7 +23,7 @@ from duet.protocol.access_errors import ForgedPackage, Unauthorized
 from duet.protocol.errors import NoDeviceModel
 from duet.protocol.signing import SigningKey, write_signing_keys
 from tests.integration.background_server import background_server
-from tests.integration.listening_ports import ALL, LOOPBACK, differences, documented, listening
+from tests.integration.listening_ports import ALL, LOOPBACK, Listener, differences, documented, listening
 from tests.published_version import ITEM_IDS, write_version
 from tests.self_signed import write_certificate
 
@@ -198,6 +198,17 @@ def test_no_process_of_ray_answers_without_the_token(secured: Secured) -> None:
     assert {method for *_, method in without} == set(RAY_METHODS)
     assert {process for process, *_ in without} == guarded - {"DashboardAgent", "RuntimeEnvAgent"}
     assert not [place for place in without if answers[place][1] == "UNAUTHENTICATED"]
+
+
+def test_a_port_that_any_row_would_take_leaves_the_others_theirs() -> None:
+    rows = [row for row in documented(placement="colocated", ingress="haproxy") if row.process == "DashboardAgent"]
+    found = [Listener("DashboardAgent", LOOPBACK, port) for port in (52_365, 60_001, 60_002)]
+
+    for _ in found:
+        found.append(found.pop(0))
+        assert differences(found, rows, host=LOOPBACK, port=8000) == ([], [])
+    assert differences(found[:2], rows, host=LOOPBACK, port=8000) != ([], [])
+    assert differences([*found, found[0]], rows, host=LOOPBACK, port=8000) != ([], [])
 
 
 def call(port: int, method: str, token: str | None = None) -> str:
