@@ -83,8 +83,8 @@ def serve(
 
     from app.server import check_accelerator, serve_forever
     from app.settings import AppSettings, serving_environment
-    from app.tracing import check_tracing
     from app.tls import Certificate
+    from app.tracing import check_tracing
 
     try:
         serving_environment(ingress=None if ingress is None else ingress.value)
