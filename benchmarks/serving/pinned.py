@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from app.server import free_port
+from app.ports import free_port
 
 READY_S = 120.0
 _STOP_S = 60.0

@@ -10,6 +10,7 @@ from app.access import OPEN_PATHS, Access, check_key_files
 from app.api import build_api
 from app.gateway import Gateway
 from app.keys import create_key, write_keys
+from app.metadata import MetadataReader
 from app.settings import AppSettings
 from duet.protocol.access_errors import InvalidKeyFile
 from duet.protocol.signing import HEADER, SigningKey, check_signature, write_signing_keys
@@ -37,7 +38,12 @@ def key(settings: AppSettings) -> str:
 
 @pytest.fixture
 async def client(gateway: Gateway, settings: AppSettings, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    app = build_api(gateway, body_limit_bytes=10_000, access=Access.from_settings(settings))
+    app = build_api(
+        gateway,
+        body_limit_bytes=10_000,
+        metadata=MetadataReader(settings, endpoints=list),
+        access=Access.from_settings(settings),
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client
 
@@ -104,7 +110,12 @@ async def test_what_needed_a_key_is_not_kept_by_shared_caches(client: httpx.Asyn
 
 
 async def test_without_settings_nobody_is_asked_and_nothing_is_signed(gateway: Gateway) -> None:
-    app = build_api(gateway, body_limit_bytes=10_000, access=Access.from_settings(AppSettings()))
+    app = build_api(
+        gateway,
+        body_limit_bytes=10_000,
+        metadata=MetadataReader(AppSettings(), endpoints=list),
+        access=Access.from_settings(AppSettings()),
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         answer = await client.post(URL, json=BODY)
 

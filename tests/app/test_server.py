@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.commands import exit_code_of
-from app.server import check_accelerator, free_port, start
+from app.ports import free_port
+from app.server import check_accelerator, start
 from app.settings import AppSettings
 from duet.protocol.errors import CorruptVersion, InvalidRequest, UnknownModel
 from tests.published_version import write_version

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from app.commands.demo.devices import moments_of, simulate
 from app.commands.demo.summary import quality_of
-from app.server import free_port
+from app.ports import free_port
 from duet.publishing import publish
 from duet.registry import Registry
 from duet.training.loop import split_of

@@ -18,7 +18,7 @@ import pytest
 
 from app.commands.device import device
 from app.commands.serve import serve
-from app.server import free_port
+from app.ports import free_port
 from tests.integration.background_server import PATIENCE_S, background_server, duet
 
 ROOT = Path(__file__).parents[2]

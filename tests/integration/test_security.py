@@ -16,7 +16,7 @@ import pytest
 
 from app.haproxy import HEADERS_TIMEOUT_S
 from app.keys import create_key, write_keys
-from app.server import free_port
+from app.ports import free_port
 from app.settings import AppSettings
 from duet.device import DuetDevice
 from duet.protocol.access_errors import ForgedPackage, Unauthorized

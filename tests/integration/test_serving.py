@@ -21,7 +21,8 @@ import safetensors.numpy
 import yaml
 from onnx import numpy_helper
 
-from app.server import RunningServer, free_port, start
+from app.ports import free_port
+from app.server import RunningServer, start
 from app.settings import AppSettings
 from duet.device.runtime import DeviceModel
 from duet.protocol.package import MEDIA_TYPE, ParameterPackage

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.commands import app
-from app.server import free_port
+from app.ports import free_port
 from tests.integration.background_server import background_server, duet
 from tests.integration.scraped import Values, scraped_until, value
 from tests.published_version import ITEM_IDS, write_version

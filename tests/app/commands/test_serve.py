@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.commands import app
-from app.server import free_port
+from app.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 
