@@ -351,4 +351,4 @@ def test_a_pin_is_replaced_in_one_step(registry):
         assert json.load(reader)["version"] == "v1"
 
     assert registry.active("films") == "v2"
-    assert sorted(path.name for path in (registry.root / "films").iterdir()) == ["active", "v1", "v2"]
+    assert sorted(path.name for path in (registry.root / "films").iterdir()) == [".active.lock", "active", "v1", "v2"]
