@@ -77,7 +77,8 @@ def build_app(args: AppSettings) -> Application:
     accelerator = {"num_gpus": 0 if settings.accelerator == "cpu" else 1}
     if settings.placement == "colocated":
         return _deployment(gateway, "Gateway", _GATEWAY_REQUESTS, num_cpus=1, **accelerator).bind(settings)
-    models, model, threads, log_format = settings.models, settings.model, settings.intra_op_threads, settings.log_format
+    models, model, threads = settings.models, settings.model, settings.intra_op_threads
+    every = {"model": model, "refresh_s": settings.refresh_s, "log_format": settings.log_format}
     encoder = _deployment(EncoderReplica, "Encoder", _STAGE_BATCHES, num_cpus=0.5)
     generator = _deployment(
         ParameterGeneratorReplica, "ParameterGenerator", _STAGE_BATCHES, num_cpus=0.5, **accelerator
@@ -85,11 +86,9 @@ def build_app(args: AppSettings) -> Application:
     composer = _deployment(ComposerReplica, "Composer", _STAGE_BATCHES, num_cpus=0.25)
     return _deployment(gateway, "Gateway", _GATEWAY_REQUESTS, num_cpus=0.5).bind(
         settings,
-        encoder.bind(models, model=model, intra_op_threads=threads, log_format=log_format),
-        generator.bind(
-            models, model=model, accelerator=settings.accelerator, intra_op_threads=threads, log_format=log_format
-        ),
-        composer.bind(models, model=model, log_format=log_format),
+        encoder.bind(models, **every, intra_op_threads=threads),
+        generator.bind(models, **every, accelerator=settings.accelerator, intra_op_threads=threads),
+        composer.bind(models, **every),
     )
 
 
@@ -105,4 +104,7 @@ def _colocated(settings: AppSettings) -> ColocatedPipeline:
 
     models, threads = settings.models, settings.intra_op_threads
     generator = ParameterGenerator(models, accelerator=settings.accelerator, intra_op_threads=threads)
-    return ColocatedPipeline(Encoder(models, intra_op_threads=threads), generator, Composer(models))
+    encoder = Encoder(models, intra_op_threads=threads)
+    pipeline = ColocatedPipeline(encoder, generator, Composer(models), intra_op_threads=threads)
+    pipeline.follow(models, only=settings.model, every_s=settings.refresh_s)
+    return pipeline

@@ -34,6 +34,8 @@ STATUS: Mapping[type[DuetError], int] = {
 """Every error that the cloud lets out. Any other one is a fault of ours and becomes ``internal_error``."""
 
 _FACT_CHARACTERS = 200
+# where another replica lives the next request goes there at once, and a device that waits long is worse off
+_READY_AGAIN_S = "1"
 _INTERNAL = (
     "The server met an error of its own. Keep the current parameters and retry later; the request id finds the cause."
 )
@@ -53,6 +55,8 @@ def problem_response(error: Exception, request_id: str) -> Response:
     headers = {}
     if isinstance(error, errors.Overloaded | access_errors.RateLimited):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, errors.VersionNotReady):
+        headers["Retry-After"] = _READY_AGAIN_S
     if isinstance(error, access_errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, access_errors.RequestTooSlow):

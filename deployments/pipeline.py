@@ -4,20 +4,28 @@ Knows nothing of HTTP and, of itself, of torch or ONNX: the stages are given.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deployments.compute_estimate import ComputeEstimate
+from deployments.handles import call_every_replica, is_outage
+from deployments.loading import VersionLoader
 from deployments.orders import Answered, Order, Timed
+from deployments.pin_follower import PinFollower
 from deployments.telemetry import StageTimes, Stopwatch
-from duet.protocol.errors import DuetError, GenerationError
+from duet.protocol.errors import DuetError, GenerationError, VersionNotReady
 
 if TYPE_CHECKING:
     from deployments.composer import Composer
     from deployments.encoder import Encoder
     from deployments.parameter_generator import ParameterGenerator
+
+_OUTAGE_S = 2.0
+
+logger = logging.getLogger(__name__)
 
 Outcome = Answered | Exception
 """What became of one order."""
@@ -52,15 +60,17 @@ class ColocatedPipeline:
         generator: "ParameterGenerator",
         composer: "Composer",
         *,
+        intra_op_threads: int = 1,
         brief_ms: float = BRIEF_MS,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Chain the stages.
 
         Args:
-            encoder: The first stage.
-            generator: The second.
-            composer: The third.
+            encoder: The first one.
+            generator: The second one.
+            composer: The third one.
+            intra_op_threads: Of the encoder's sessions.
             brief_ms: Up to what predicted time a batch runs on the event loop; 0 for never.
             clock: Seconds.
         """
@@ -68,7 +78,19 @@ class ColocatedPipeline:
         self._brief_ms, self._clock = brief_ms, clock
         self._costs: dict[Hashable, ComputeEstimate] = {}
         self._worker = ThreadPoolExecutor(1, "stages")
-        self._loader = ThreadPoolExecutor(1, "versions")
+        self._loader = VersionLoader(intra_op_threads=intra_op_threads)
+        self._follower: PinFollower | None = None
+
+    def follow(self, models: str, *, only: str | None, every_s: float) -> None:
+        """Keep ready what the pins name, beside what the gateway asks for: the version to roll back to.
+
+        Args:
+            models: Root of the model repository.
+            only: The only model to serve; all by default.
+            every_s: Between two looks.
+        """
+        self._follower = PinFollower(models, self._load, only=only)
+        self._follower.start(loader=self._loader, every_s=every_s)
 
     async def prepare(self, model: str, version: str) -> None:
         """Load a version in every stage.
@@ -76,9 +98,7 @@ class ColocatedPipeline:
         Raises:
             DuetError: If a stage cannot serve it.
         """
-        loop = asyncio.get_running_loop()
-        for stage in (self._encoder, self._generator, self._composer):
-            await loop.run_in_executor(self._loader, stage.prepare, model, version)
+        await self._loader.run(self._load, model, version)
 
     async def check(self) -> None:
         """Return when the worker thread has answered."""
@@ -97,6 +117,10 @@ class ColocatedPipeline:
         outcomes = self._compute(orders)
         cost.observe(len(orders), (self._clock() - started_s) * 1000)
         return outcomes
+
+    def _load(self, model: str, version: str) -> None:
+        for stage in (self._encoder, self._generator, self._composer):
+            stage.prepare(model, version)
 
     def _compute(self, orders: Sequence[Order]) -> list[Outcome]:
         model, version, _ = orders[0].kind
@@ -124,21 +148,48 @@ class SplitPipeline:
     def __init__(self, encoder: Any, generator: Any, composer: Any) -> None:
         """Chain three Ray Serve handles of the replicas in ``replicas.py``."""
         self._encoder, self._generator, self._composer = encoder, generator, composer
+        self._is_out = False
 
     async def prepare(self, model: str, version: str) -> None:
-        """Load a version in a replica of every stage; the other replicas load it when they meet it.
+        """Load a version in every replica of every stage that runs now; those born later load it at birth.
 
         Raises:
-            DuetError: If a stage cannot serve it.
+            DuetError: If a replica cannot serve it.
         """
-        await self._everywhere("prepare", model, version)
+        calls = [call_every_replica(stage, "prepare", model, version) for stage in self._stages]
+        try:
+            await asyncio.gather(*calls)
+        except Exception as error:
+            raise _cause(error, model, version) from error
 
     async def check(self) -> None:
         """Return when the worker of a replica of every stage has answered."""
-        await self._everywhere("check_health")
+        # one task a stage: a handle's response can be awaited, but is no coroutine
+        await asyncio.gather(*(_awaited(stage.check_health.remote()) for stage in self._stages))
 
     async def run(self, orders: Sequence[Order]) -> list[Outcome]:
-        """Answer orders of one kind, in order."""
+        """Answer orders of one kind, in order; once more if a replica dies meanwhile, since asking changes nothing.
+
+        Raises:
+            VersionNotReady: If no replica of a stage answers.
+        """
+        if not self._is_out:
+            try:
+                return await self._run(orders)
+            except VersionNotReady as outage:
+                logger.warning("A stage does not answer, its other replicas are asked: %r", outage.__cause__)
+                self._is_out = True
+        try:
+            # where no replica is left Serve waits for the next one, and so would whoever queues behind this batch
+            async with asyncio.timeout(_OUTAGE_S):
+                outcomes = await self._run(orders)
+        except TimeoutError as error:
+            model, version, _ = orders[0].kind
+            raise VersionNotReady(model=model, version=version) from error
+        self._is_out = False
+        return outcomes
+
+    async def _run(self, orders: Sequence[Order]) -> list[Outcome]:
         model, version, _ = orders[0].kind
         batch = {"model": model, "version": version}
         representations = [order.representation for order in orders]
@@ -150,17 +201,12 @@ class SplitPipeline:
         try:
             contents: Timed[list[bytes | GenerationError]] = await finished
         except Exception as error:
-            raise _cause(error) from error
+            raise _cause(error, model, version) from error
         return _outcomes(contents.value, contents.times)
 
-    async def _everywhere(self, method: str, *arguments: str) -> None:
-        stages = (self._encoder, self._generator, self._composer)
-        # one task a stage: a handle's response can be awaited, but is no coroutine
-        calls = [_awaited(getattr(stage, method).remote(*arguments)) for stage in stages]
-        try:
-            await asyncio.gather(*calls)
-        except Exception as error:
-            raise _cause(error) from error
+    @property
+    def _stages(self) -> tuple[Any, Any, Any]:
+        return self._encoder, self._generator, self._composer
 
 
 async def _awaited(response: Any) -> None:
@@ -171,7 +217,9 @@ def _outcomes(contents: Sequence[bytes | GenerationError], times: StageTimes) ->
     return [Answered(content, times) if isinstance(content, bytes) else content for content in contents]
 
 
-def _cause(error: Exception) -> Exception:
-    """Find our own error in what Ray wraps around an error of another process."""
+def _cause(error: Exception, model: str, version: str) -> Exception:
+    """Find our own error in what Ray wraps around an error of another process, or make one of an outage."""
     cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, DuetError) else error
+    if isinstance(cause, DuetError):
+        return cause
+    return VersionNotReady(model=model, version=version) if is_outage(error) else error

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -10,15 +11,15 @@ from duet.registry import PublishedVersion, Registry
 
 Prepared = TypeVar("Prepared")
 
-_VERSIONS_A_MODEL = 3
+# the pinned one, the one before it, the canary, and one that is being prepared
+_VERSIONS_A_MODEL = 4
 
 
 class PreparedVersions(Generic[Prepared]):
     """What one stage made of each version it serves; loads a version that it does not hold.
 
-    A replica born after a rollover finds the new version through the first request for it. The three versions of a
-    model that were loaded last are kept: the one served, the one before it, the one being prepared. Threads may
-    ask at once.
+    The four versions of a model that were asked for last are kept, so what the pins name stays as long as somebody
+    looks at them (``pin_follower``). Threads may ask at once.
     """
 
     def __init__(self, models: Path | str, load: Callable[[PublishedVersion], Prepared]) -> None:
@@ -30,6 +31,8 @@ class PreparedVersions(Generic[Prepared]):
         """
         self._registry, self._load = Registry(Path(models)), load
         self._prepared: dict[tuple[str, str], Prepared] = {}
+        self._asked: dict[tuple[str, str], int] = {}
+        self._turns = count()
         self._lock = threading.Lock()
 
     def get(self, model: str, version: str) -> Prepared:
@@ -48,6 +51,7 @@ class PreparedVersions(Generic[Prepared]):
                 if prepared is None:
                     prepared = self._loaded(self._registry.open(model, version))
                     self._keep(key, prepared)
+        self._asked[key] = next(self._turns)
         return prepared
 
     def _loaded(self, published: PublishedVersion) -> Prepared:
@@ -61,8 +65,12 @@ class PreparedVersions(Generic[Prepared]):
             raise CorruptVersion(path=published.folder, reason=reason) from error
 
     def _keep(self, key: tuple[str, str], prepared: Prepared) -> None:
-        held = [other for other in self._prepared if other[0] == key[0]]
+        held = sorted(
+            (other for other in self._prepared if other[0] == key[0]), key=lambda other: self._asked.get(other, 0)
+        )
+        retired = held[: max(0, len(held) - _VERSIONS_A_MODEL + 1)]
         # a new mapping, because another thread may be reading the present one
-        retired = set(held[: len(held) - _VERSIONS_A_MODEL + 1])
         kept = {other: value for other, value in self._prepared.items() if other not in retired}
         self._prepared = kept | {key: prepared}
+        for other in retired:
+            self._asked.pop(other, None)

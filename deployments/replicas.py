@@ -15,8 +15,10 @@ from typing import ParamSpec, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from deployments.loading import VersionLoader
 from deployments.logs import LogFormat, configure_logs
 from deployments.orders import AnswerKind, Timed
+from deployments.pin_follower import PinFollower
 from deployments.telemetry import StageTimes, Stopwatch
 from duet.protocol.errors import GenerationError
 from duet.protocol.representation import Representation
@@ -26,6 +28,10 @@ Parameters = ParamSpec("Parameters")
 Value = TypeVar("Value")
 
 
+REFRESH_S = 2.0
+"""How often a replica looks at the pins unless it is told otherwise."""
+
+
 class _Stage(Protocol):
     def prepare(self, model: str, version: str) -> None: ...
 
@@ -33,13 +39,24 @@ class _Stage(Protocol):
 class StageWorker:
     """The one thread on which a replica computes, and a second one on which it loads versions."""
 
-    def __init__(self, stage: _Stage, models: str, model: str | None, log_format: LogFormat = "text") -> None:
-        """Prepare every active version, so that a replica that takes requests has them.
+    def __init__(
+        self,
+        stage: _Stage,
+        models: str,
+        model: str | None,
+        *,
+        refresh_s: float,
+        intra_op_threads: int = 1,
+        log_format: LogFormat = "text",
+    ) -> None:
+        """Prepare every active version, so that a replica that takes requests has them; follow the pins from then on.
 
         Args:
             stage: What computes.
             models: Root of the model repository.
             model: The only model to serve; all by default.
+            refresh_s: How often to look at the pins.
+            intra_op_threads: Of the sessions of the stage.
             log_format: How this process writes its log.
 
         Raises:
@@ -47,14 +64,17 @@ class StageWorker:
         """
         configure_logs(log_format)
         self._stage = stage
-        self._worker, self._loader = ThreadPoolExecutor(1, "stage"), ThreadPoolExecutor(1, "versions")
+        self._worker, self._loader = ThreadPoolExecutor(1, "stage"), VersionLoader(intra_op_threads=intra_op_threads)
         registry = Registry(Path(models))
         for name in registry.models() if model is None else [model]:
             stage.prepare(name, registry.active(name))
+        self._follower = PinFollower(models, stage.prepare, only=model)
+        self._follower.look()  # the gateway may be about to send requests for the canary, or for the version before
+        self._follower.start(loader=self._loader, every_s=refresh_s)
 
     async def prepare(self, model: str, version: str) -> None:
         """Load a version while the worker goes on."""
-        await asyncio.get_running_loop().run_in_executor(self._loader, self._stage.prepare, model, version)
+        await self._loader.run(self._stage.prepare, model, version)
 
     async def check(self) -> None:
         """Return when the worker thread has answered."""
@@ -71,12 +91,25 @@ class EncoderReplica:
     """Serves an ``Encoder``."""
 
     def __init__(
-        self, models: str, *, model: str | None, intra_op_threads: int, log_format: LogFormat = "text"
+        self,
+        models: str,
+        *,
+        model: str | None,
+        intra_op_threads: int,
+        refresh_s: float = REFRESH_S,
+        log_format: LogFormat = "text",
     ) -> None:
         from deployments.encoder import Encoder
 
         self._stage = Encoder(models, intra_op_threads=intra_op_threads)
-        self._worker = StageWorker(self._stage, models, model, log_format)
+        self._worker = StageWorker(
+            self._stage,
+            models,
+            model,
+            refresh_s=refresh_s,
+            intra_op_threads=intra_op_threads,
+            log_format=log_format,
+        )
 
     async def prepare(self, model: str, version: str) -> None:
         """Load a version."""
@@ -102,12 +135,13 @@ class ParameterGeneratorReplica:
         model: str | None,
         accelerator: str,
         intra_op_threads: int,
+        refresh_s: float = REFRESH_S,
         log_format: LogFormat = "text",
     ) -> None:
         from deployments.parameter_generator import ParameterGenerator
 
         self._stage = ParameterGenerator(models, accelerator=accelerator, intra_op_threads=intra_op_threads)
-        self._worker = StageWorker(self._stage, models, model, log_format)
+        self._worker = StageWorker(self._stage, models, model, refresh_s=refresh_s, log_format=log_format)
 
     async def prepare(self, model: str, version: str) -> None:
         """Load a version."""
@@ -134,11 +168,13 @@ class ParameterGeneratorReplica:
 class ComposerReplica:
     """Serves a ``Composer``."""
 
-    def __init__(self, models: str, *, model: str | None, log_format: LogFormat = "text") -> None:
+    def __init__(
+        self, models: str, *, model: str | None, refresh_s: float = REFRESH_S, log_format: LogFormat = "text"
+    ) -> None:
         from deployments.composer import Composer
 
         self._stage = Composer(models)
-        self._worker = StageWorker(self._stage, models, model, log_format)
+        self._worker = StageWorker(self._stage, models, model, refresh_s=refresh_s, log_format=log_format)
 
     async def prepare(self, model: str, version: str) -> None:
         """Load a version."""

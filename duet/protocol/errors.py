@@ -190,13 +190,13 @@ class DeadlineExceeded(ServiceUnavailable):
 
 
 class VersionNotReady(ServiceUnavailable):
-    """The version exists, but no replica has loaded it yet."""
+    """The version exists, but no replica that answers has it: it is loading, or one has just died."""
 
     code = "version_not_ready"
 
     def __init__(self, *, model: str, version: str) -> None:
         super().__init__(
-            f"Expected version {_shown(version)} of model {_shown(model)} to be ready, but it is loading. Retry soon."
+            f"Expected a replica with version {_shown(version)} of model {_shown(model)}, but none answers. Retry soon."
         )
         self.model, self.version = model, version
 

@@ -50,6 +50,14 @@ class Registry:
             raise UnknownModel(model=model, known=self.models())
         return sorted(names, key=lambda name: (self._created(model, name), name))
 
+    def stamp(self, model: str) -> int:
+        """Read when an entry of the model's folder changed last: a version was published, or the pin replaced.
+
+        Raises:
+            OSError: If there is no such folder.
+        """
+        return (self.root / model).stat().st_mtime_ns
+
     def pin(self, model: str) -> Pin:
         """Read what the requests of a model are answered with: the pin, or the newest version if there is none.
 

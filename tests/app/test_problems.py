@@ -82,3 +82,9 @@ def test_overload_says_when_to_come_back() -> None:
 
     assert response.status_code == 429
     assert response.headers["retry-after"] == "2"
+
+
+def test_who_meets_an_outage_is_told_to_come_back_soon() -> None:
+    response = problem_response(errors.VersionNotReady(model="tiny", version="v1"), "request-1")
+
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")

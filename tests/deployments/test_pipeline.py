@@ -1,23 +1,28 @@
 """Both placements give each order its own answer, in order, and hand on what fails."""
 
+import asyncio
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException, ReplicaUnavailableError
 
 from deployments.composer import Composer
 from deployments.encoder import Encoder
-from deployments.orders import Answered, AnswerKind, Order
+from deployments.orders import Answered, AnswerKind, Order, Timed
 from deployments.parameter_generator import ParameterGenerator
 from deployments.pipeline import ColocatedPipeline, Pipeline, SplitPipeline
 from deployments.replicas import ComposerReplica, EncoderReplica, ParameterGeneratorReplica
-from duet.protocol.errors import GenerationError, NonFiniteParameters, UnknownVersion
+from deployments.telemetry import StageTimes
+from duet.protocol.errors import GenerationError, NonFiniteParameters, UnknownVersion, VersionNotReady
 from duet.protocol.package import ParameterPackage
 from duet.protocol.representation import SHARED, Dtype, Form, Representation
+from tests.deployments.virtual_time import now_s, run_virtually
 from tests.published_version import ITEM_IDS, TABLE
 
 HALF = Representation(Form.FACTORS, Dtype.FLOAT16, 2)
@@ -36,6 +41,19 @@ class InProcessHandle:
 
     def __getattr__(self, method: str) -> "InProcessMethod":
         return self.method(getattr(self._replica, method))
+
+    def broadcast(self, method: str, *arguments: object) -> "Broadcast":
+        return Broadcast([getattr(self._replica, method)(*arguments)])
+
+
+class Broadcast:
+    """What every replica answers."""
+
+    def __init__(self, answers: Sequence[Awaitable[object]]) -> None:
+        self._answers = answers
+
+    async def results_async(self) -> list[object]:
+        return [await answer for answer in self._answers]
 
 
 class InProcessMethod:
@@ -206,3 +224,147 @@ async def test_what_a_stage_makes_is_passed_on_before_it_is_there(models: Path) 
 
     # the first stage gets samples, the others get what is still being computed
     assert sorted(handed) == [False, True, True]
+
+
+class Replicas:
+    """A handle of several replicas of one deployment; a routed call goes to the first."""
+
+    def __init__(self, *replicas: object) -> None:
+        self._replicas = replicas
+
+    def __getattr__(self, method: str) -> InProcessMethod:
+        return InProcessMethod(getattr(self._replicas[0], method))
+
+    def broadcast(self, method: str, *arguments: object) -> Broadcast:
+        return Broadcast([getattr(replica, method)(*arguments) for replica in self._replicas])
+
+
+class PreparingReplica:
+    """Remembers what it prepared, or refuses."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.prepared: list[str] = []
+        self._failure = failure
+
+    async def prepare(self, model: str, version: str) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self.prepared.append(version)
+
+
+async def test_every_replica_of_every_stage_prepares_a_version() -> None:
+    stages = [[PreparingReplica() for _ in range(3)] for _ in range(3)]
+
+    await SplitPipeline(*(Replicas(*replicas) for replicas in stages)).prepare("tiny", "v2")
+
+    assert all("v2" in replica.prepared for replicas in stages for replica in replicas)
+
+
+async def test_one_replica_that_cannot_prepare_a_version_is_enough_to_keep_it_back() -> None:
+    refusal = UnknownVersion(model="tiny", version="v2", known=["v1"])
+    stages = [Replicas(PreparingReplica(), PreparingReplica(failure)) for failure in (None, None, refusal)]
+
+    with pytest.raises(UnknownVersion):
+        await SplitPipeline(*stages).prepare("tiny", "v2")
+
+
+class DyingComposer:
+    """Dies under the first batches: its callers meet what Ray makes of that."""
+
+    def __init__(self, *deaths: Exception) -> None:
+        self.deaths = list(deaths)
+
+    async def compose(
+        self, bodies: object, representations: Sequence[Representation], *, tags: list[bytes], **options: object
+    ) -> Timed[list[bytes]]:
+        if self.deaths:
+            raise self.deaths.pop(0)
+        return Timed(tags, StageTimes())
+
+
+class QuietStage:
+    """Computes nothing."""
+
+    async def encode(self, *arguments: object, **options: object) -> None:
+        pass
+
+    async def generate(self, *arguments: object, **options: object) -> None:
+        pass
+
+
+def chained(cause: Exception) -> Exception:
+    """What Serve raises where the replica that made an argument has died."""
+    error = RayServeException("an upstream actor died before finishing a dependent task")
+    error.__cause__ = cause
+    return error
+
+
+DEATHS = {
+    "died": ActorDiedError(),
+    "unavailable": ActorUnavailableError("Actor is unavailable.", None),
+    "upstream": chained(ActorDiedError()),
+    "lost": ObjectLostError("00" * 28, None, ""),
+    "gone": ReplicaUnavailableError("composer-1"),
+    "none-left": DeploymentUnavailableError("Composer"),
+}
+
+
+@pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS.keys())
+async def test_a_batch_whose_replica_dies_is_sent_to_another_one(death: Exception) -> None:
+    composer = DyingComposer(death)
+    quiet = InProcessHandle(QuietStage())
+
+    (outcome,) = await SplitPipeline(quiet, quiet, InProcessHandle(composer)).run([order(0)])
+
+    assert outcome.content == order(0).tag
+    assert not composer.deaths
+
+
+@pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS.keys())
+async def test_a_batch_that_meets_a_second_death_may_be_retried_by_its_callers(death: Exception) -> None:
+    quiet = InProcessHandle(QuietStage())
+
+    with pytest.raises(VersionNotReady):
+        await SplitPipeline(quiet, quiet, InProcessHandle(DyingComposer(death, death))).run([order(0)])
+
+
+class AbsentComposer(DyingComposer):
+    """Died, and its replacement is not there yet: Serve waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__(ActorDiedError())
+        self.is_back = False
+
+    async def compose(self, *arguments: object, **options: object) -> Timed[list[bytes]]:
+        if not self.deaths and not self.is_back:
+            await asyncio.get_running_loop().create_future()
+        return await super().compose(*arguments, **options)
+
+
+def test_nobody_waits_long_for_the_only_replica_to_come_back() -> None:
+    composer, quiet = AbsentComposer(), InProcessHandle(QuietStage())
+    pipeline = SplitPipeline(quiet, quiet, InProcessHandle(composer))
+    refusals: list[float] = []
+
+    async def main() -> list[object]:
+        for _ in range(2):
+            started_s = now_s()
+            with pytest.raises(VersionNotReady):
+                await pipeline.run([order(0)])
+            refusals.append(now_s() - started_s)
+        composer.is_back = True
+        await pipeline.run([order(0)])
+        return await pipeline.run([order(0)])
+
+    (outcome,) = run_virtually(main())
+
+    assert refusals == [2.0, 2.0]
+    assert outcome.content == order(0).tag
+
+
+async def test_a_fault_of_ours_is_no_outage() -> None:
+    composer = DyingComposer(RuntimeError("a fault"))
+    quiet = InProcessHandle(QuietStage())
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        await SplitPipeline(quiet, quiet, InProcessHandle(composer)).run([order(0)])

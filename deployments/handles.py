@@ -1,0 +1,43 @@
+"""What Ray Serve's handles offer and is not settled yet, in one place: calling every replica, and telling an outage.
+
+``broadcast`` is alpha in Ray 2.60: it reaches the replicas that run when it is called, and fails where there is none.
+"""
+
+from typing import Any
+
+_WRAPPINGS = 4
+
+
+async def call_every_replica(handle: Any, method: str, *arguments: object) -> None:
+    """Call a method of every replica of a deployment that runs now; return when all have.
+
+    Args:
+        handle: Of the deployment.
+        method: Its name.
+        arguments: What it gets.
+
+    Raises:
+        Exception: The first failure of a replica.
+    """
+    # a routed call waits for the first replica, where a broadcast would find none
+    await getattr(handle, method).remote(*arguments)
+    await handle.broadcast(method, *arguments).results_async()
+
+
+def is_outage(error: BaseException | None) -> bool:
+    """Whether a call failed because its replica died, or there is none: another one may answer.
+
+    Args:
+        error: What awaiting a handle's response raised.
+    """
+    # here, because placements without handles load no Ray
+    from ray.exceptions import ObjectLostError, RayActorError
+    from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
+
+    outages = (RayActorError, ObjectLostError, DeploymentUnavailableError, ReplicaUnavailableError)
+    for _ in range(_WRAPPINGS):
+        if error is None or isinstance(error, outages):
+            break
+        # the error of a stage whose own argument was lost wraps the reason
+        error = getattr(error, "cause", None) or error.__cause__
+    return isinstance(error, outages)
