@@ -1,4 +1,4 @@
-"""Which versions the gateway serves: follows the pins of the model repository, prepares first and flips then."""
+"""Which version a device gets: follows the pins of the model repository, prepares first and flips then."""
 
 import asyncio
 import hashlib
@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from app.schemas import ModelSummary
+from app.canary import CanaryLimit, CanaryTrial
+from app.schemas import CanarySummary, ModelSummary
+from deployments.loading import VersionLoader
 from duet.protocol.budget import Offer
-from duet.protocol.errors import CorruptVersion, DuetError, RegistryError, UnknownModel
+from duet.protocol.errors import CorruptVersion, DuetError, RegistryError, UnknownModel, VersionNotReady
 from duet.protocol.signature import Signature, Vocabulary
-from duet.registry import PublishedVersion, Registry
+from duet.registry import Canary, Pin, PublishedVersion, Registry
 
 _OPENED_VERSIONS = 8
+_MOST_LOOKS_BETWEEN = 32
+_CANARY_LIMIT = CanaryLimit()
 
 logger = logging.getLogger(__name__)
 
@@ -65,15 +69,39 @@ class ServedVersion:
         return self.published.path("device.onnx").read_bytes()
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """Why a model could not follow its pin, and how often in a row."""
+
+    stamp: int | None
+    kind: type[Exception]
+    attempts: int
+
+
+@dataclass(frozen=True, eq=False)
+class ServedCanary:
+    """The version that a share of the devices gets, and how it does."""
+
+    canary: Canary
+    served: ServedVersion
+    trial: CanaryTrial
+
+
 class Catalog:
-    """The active version of every model that is served.
+    """The active version of every model that is served, and the canary beside it.
 
     Belongs to one event loop. A version becomes active here only after every stage has prepared it, so a request never
     waits for a flip; when a new version cannot be prepared the old one goes on.
     """
 
     def __init__(
-        self, models: Path | str, prepare: Callable[[str, str], Awaitable[None]], *, only: str | None, refresh_s: float
+        self,
+        models: Path | str,
+        prepare: Callable[[str, str], Awaitable[None]],
+        *,
+        only: str | None,
+        refresh_s: float,
+        canary_limit: CanaryLimit = _CANARY_LIMIT,
     ) -> None:
         """Know nothing yet; ``start`` reads the repository.
 
@@ -82,13 +110,18 @@ class Catalog:
             prepare: Makes a version servable in every stage.
             only: The only model to serve; all by default.
             refresh_s: How often to look for changes.
+            canary_limit: When a canary ends by itself.
         """
-        self._registry, self._prepare = Registry(models), prepare
-        self._only, self._refresh_s = only, refresh_s
+        self._registry, self._prepare, self._loader = Registry(models), prepare, VersionLoader()
+        self._only, self._refresh_s, self._canary_limit = only, refresh_s, canary_limit
         self._active: dict[str, ServedVersion] = {}
+        self._canaries: dict[str, ServedCanary] = {}
+        self._given_up: set[tuple[str, Canary]] = set()
+        self._writing: set[asyncio.Task[None]] = set()
         self._opened: dict[tuple[str, str], ServedVersion] = {}
         self._stamps: dict[str, int] = {}
-        self._failed: dict[str, tuple[int | None, type[Exception]]] = {}
+        self._failed: dict[str, _Failure] = {}
+        self._looks = 0
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -102,8 +135,15 @@ class Catalog:
         if not names:
             raise UnknownModel(model=self._only or "any", known=await asyncio.to_thread(self._registry.models))
         for model in names:
-            self._stamps[model] = self._stamp(model)
-            await self._activate(model, await asyncio.to_thread(self._registry.active, model))
+            stamp = self._registry.stamp(model)
+            pin = await asyncio.to_thread(self._registry.pin, model)
+            await self._activate(model, pin.version)
+            try:
+                await self._follow(model, pin)
+                self._stamps[model] = stamp
+            except Exception as error:
+                # a canary is no reason not to start; it is tried again at every look
+                self._tell_once(model, stamp, error)
         self._watcher = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -122,28 +162,63 @@ class Catalog:
             raise UnknownModel(model=model, known=sorted(self._active))
         return served
 
-    async def version(self, model: str, version: str | None) -> ServedVersion:
-        """Find any published version, the active one by default; others are opened and verified, a few are kept.
+    def served_to(self, model: str, device: str) -> ServedVersion:
+        """Find the version that a request of this device gets: the canary if the device is of its share.
+
+        Raises:
+            UnknownModel: If there is no such model.
+        """
+        on_trial = self._canaries.get(model)
+        if on_trial is not None and on_trial.canary.takes(model, device):
+            return on_trial.served
+        return self.active(model)
+
+    def canary(self, model: str) -> ServedCanary | None:
+        """Find the canary of a model, if it has one."""
+        return self._canaries.get(model)
+
+    def judge(self, model: str, served: ServedVersion, *, is_failure: bool) -> None:
+        """Hold a request for or against the version that it got; ends a canary that fails too often, here at once.
+
+        Args:
+            model: Its model.
+            served: What ``served_to`` gave.
+            is_failure: Whether it was late, or failed for a reason that is not its sender's.
+        """
+        on_trial = self._canaries.get(model)
+        if on_trial is None or served not in (on_trial.served, self._active[model]):
+            return
+        reason = on_trial.trial.count(is_canary=served is on_trial.served, is_failure=is_failure)
+        if reason is not None:
+            self._give_up(model, on_trial.canary, reason)
+
+    async def version(self, model: str, version: str | None, *, device: str | None = None) -> ServedVersion:
+        """Find any published version; others than those served are opened and verified, a few are kept.
+
+        Args:
+            model: Its model.
+            version: Its name; that of the device by default.
+            device: Whose version, where none is named; the active one by default.
 
         Raises:
             UnknownModel: If there is no such model.
             UnknownVersion: If it has no such version.
             CorruptVersion: If the version is not what was published; names no folder of this machine.
         """
-        active = self.active(model)
-        if version is None or version == active.published.version:
-            return active
+        if version is None:
+            return self.active(model) if device is None else self.served_to(model, device)
+        for served in self._in_place(model):
+            if served.published.version == version:
+                return served
         key = (model, version)
         if key not in self._opened:
             try:
-                served = ServedVersion.of(await asyncio.to_thread(self._registry.open, model, version))
+                served = await self._loader.run(self._open, model, version)
             except RegistryError as error:
                 logger.warning("Version %s of model %s cannot be opened: %s", version, model, error)
                 reason = "this server cannot open it, and its log says why"
                 raise CorruptVersion(path=f"{model}/{version}", reason=reason) from error
-            while len(self._opened) >= _OPENED_VERSIONS:
-                self._opened.pop(next(iter(self._opened)))
-            self._opened[key] = served
+            self._keep(served)
         return self._opened[key]
 
     async def summaries(self) -> tuple[ModelSummary, ...]:
@@ -153,6 +228,7 @@ class Catalog:
                 ModelSummary(
                     name=model,
                     active=served.published.version,
+                    canary=_summary(self._canaries.get(model)),
                     versions=await asyncio.to_thread(self._versions, model, served.published.version),
                 )
                 for model, served in sorted(self._active.items())
@@ -166,15 +242,14 @@ class Catalog:
 
     async def refresh(self) -> None:
         """Look for pins and versions that have changed; prepare and flip to what they name."""
+        self._looks += 1
         for model in await asyncio.to_thread(self._names):
             stamp: int | None = None
             try:
-                stamp = self._stamp(model)
-                if stamp == self._stamps.get(model):
+                stamp = self._registry.stamp(model)
+                if stamp == self._stamps.get(model) or self._may_wait(model, stamp):
                     continue
-                version = await asyncio.to_thread(self._registry.active, model)
-                if version != self._active_version(model):
-                    await self._activate(model, version)
+                await self._follow(model, await asyncio.to_thread(self._registry.pin, model))
                 self._stamps[model] = stamp
                 self._failed.pop(model, None)
             except Exception as error:
@@ -190,21 +265,96 @@ class Catalog:
                 logger.exception("Looking for new versions met an error; the active ones stay.")
 
     def _tell_once(self, model: str, stamp: int | None, error: Exception) -> None:
-        """Log why a model stays as it is: tried again at every look, told when the folder or the kind has changed."""
-        failure = (stamp, type(error))
-        if self._failed.get(model) == failure:
+        """Log why a model stays as it is, once until its folder or the kind of failure changes."""
+        last = self._failed.get(model)
+        is_known = last is not None and (last.stamp, last.kind) == (stamp, type(error))
+        self._failed[model] = _Failure(stamp, type(error), last.attempts + 1 if last and is_known else 1)
+        if is_known:
             return
-        self._failed[model] = failure
         foreseen = isinstance(error, DuetError | OSError)
         told = str(error) if foreseen else f"its files made a stage fail with {error!r}"
         stays = self._active_version(model)
         logger.warning("Model %s stays at version %s: %s", model, stays, told, exc_info=None if foreseen else error)
 
+    def _may_wait(self, model: str, stamp: int) -> bool:
+        """Whether to leave a model alone at this look: what stages have refused is tried ever more rarely."""
+        last = self._failed.get(model)
+        if last is None or last.stamp != stamp or last.kind is VersionNotReady:
+            return False
+        return bool(self._looks % min(2**last.attempts, _MOST_LOOKS_BETWEEN))
+
+    async def _follow(self, model: str, pin: Pin) -> None:
+        """Prepare what a pin names, and flip to it; a canary that passes or ends moves no device twice."""
+        if pin.version != self._active_version(model):
+            await self._activate(model, pin.version)
+        wanted, present = pin.canary, self._canaries.get(model)
+        if wanted is None or (model, wanted) in self._given_up:
+            self._canaries.pop(model, None)
+        elif present is None or present.canary != wanted:
+            try:
+                served = await self._ready(model, wanted.version)
+            except BaseException:
+                self._canaries.pop(model, None)
+                raise
+            self._canaries[model] = ServedCanary(wanted, served, CanaryTrial(self._canary_limit))
+            logger.info(
+                "Model %s is served at version %s to %g %% of the devices", model, wanted.version, wanted.percent
+            )
+
     async def _activate(self, model: str, version: str) -> None:
-        served = ServedVersion.of(await asyncio.to_thread(self._registry.open, model, version))
-        await self._prepare(model, version)
+        served = await self._ready(model, version)
+        on_trial = self._canaries.get(model)
+        if on_trial is not None and on_trial.served is served:
+            del self._canaries[model]  # it has passed
+        for retired in self._in_place(model):
+            self._keep(retired)
         self._active[model] = served
         logger.info("Model %s is served at version %s", model, version)
+
+    async def _ready(self, model: str, version: str) -> ServedVersion:
+        """Make a version servable in every stage."""
+        known = {served.published.version: served for served in self._in_place(model)}
+        served = known.get(version) or self._opened.get((model, version))
+        if served is None:
+            served = await self._loader.run(self._open, model, version)
+        await self._prepare(model, version)
+        return served
+
+    def _open(self, model: str, version: str) -> ServedVersion:
+        return ServedVersion.of(self._registry.open(model, version))
+
+    def _keep(self, served: ServedVersion) -> None:
+        """Keep a version that is not served open, for those who read it and for a rollback."""
+        while len(self._opened) >= _OPENED_VERSIONS:
+            self._opened.pop(next(iter(self._opened)))
+        self._opened[served.published.model, served.published.version] = served
+
+    def _in_place(self, model: str) -> list[ServedVersion]:
+        on_trial, active = self._canaries.get(model), self._active.get(model)
+        return [served for served in (active, on_trial.served if on_trial else None) if served is not None]
+
+    def _give_up(self, model: str, canary: Canary, reason: str) -> None:
+        """Send the devices of a canary back, and write that down; who follows the same pins does it as well then."""
+        del self._canaries[model]
+        self._given_up.add((model, canary))
+        active = self._active_version(model)
+        logger.error("Canary %s of model %s is ended, %s goes on: %s", canary.version, model, active, reason)
+        task = asyncio.get_running_loop().create_task(self._write_down(model, canary, reason))
+        # the loop itself holds its tasks by weak references only
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write_down(self, model: str, canary: Canary, reason: str) -> None:
+        try:
+            await asyncio.to_thread(self._registry.end_canary, model, canary, reason)
+        except (DuetError, OSError) as error:
+            logger.error(
+                "The end of canary %s of model %s is known to this gateway alone, until `duet models rollback %s`: %s",
+                canary.version,
+                model,
+                model,
+                error,
+            )
 
     def _versions(self, model: str, active: str) -> tuple[str, ...]:
         try:
@@ -220,6 +370,8 @@ class Catalog:
         names = self._registry.models()
         return names if self._only is None else [name for name in names if name == self._only]
 
-    def _stamp(self, model: str) -> int:
-        """Read when an entry of the model's folder changed last: a version was published, or the pin replaced."""
-        return (self._registry.root / model).stat().st_mtime_ns
+
+def _summary(on_trial: ServedCanary | None) -> CanarySummary | None:
+    if on_trial is None:
+        return None
+    return CanarySummary(version=on_trial.canary.version, percent=on_trial.canary.percent)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from app.canary import CanaryLimit
 from app.catalog import Catalog, ServedVersion
 from app.schemas import Accepts, DtypeName, FormName, PackageAnswer, ParametersRequest
 from app.settings import AppSettings
@@ -17,8 +18,15 @@ from deployments.pipeline import Pipeline
 from deployments.telemetry import Origin, RequestRecord, StageTimes
 from duet.protocol import package
 from duet.protocol.budget import Offer, Plan, choose_plan
-from duet.protocol.errors import BudgetTooSmall, DeadlineExceeded, NotAcceptable, Overloaded, VersionNotReady
-from duet.protocol.representation import Dtype, Form
+from duet.protocol.errors import (
+    BudgetTooSmall,
+    DeadlineExceeded,
+    NotAcceptable,
+    Overloaded,
+    RequestError,
+    VersionNotReady,
+)
+from duet.protocol.representation import SHARED, Dtype, Form
 
 PACKAGE, JSON, ONNX = package.MEDIA_TYPE, "application/json", "application/onnx"
 ANSWER_TYPES = (PACKAGE, JSON, ONNX)
@@ -103,7 +111,13 @@ class Gateway:
         self._batcher = DispatchWhenFreeBatcher[Order, Answered](
             self.telemetry.batches(pipeline.run), limits=limits, clock=clock
         )
-        self.catalog = Catalog(settings.models, pipeline.prepare, only=settings.model, refresh_s=settings.refresh_s)
+        self.catalog = Catalog(
+            settings.models,
+            pipeline.prepare,
+            only=settings.model,
+            refresh_s=settings.refresh_s,
+            canary_limit=CanaryLimit(settings.canary_min_requests, settings.canary_margin),
+        )
 
     async def start(self) -> None:
         """Prepare every active version.
@@ -187,13 +201,24 @@ class Gateway:
         self, model: str, request: ParametersRequest, record: RequestRecord, *, media_type: str, upload_bytes: int
     ) -> GatewayAnswer:
         started_s = record.started_s
-        served = self.catalog.active(model)
+        served = self.catalog.served_to(model, request.device)
         record.model, record.version = served.published.model, served.published.version
         served.signature.validate(request.sample, served.vocabulary)
         canonical = served.signature.canonical(request.sample)
         accepts = request.accepts or _DEFAULT_ACCEPTS
         offers = self._offers(served, accepts, media_type)
         call = _Call(request, served, canonical, upload_bytes, media_type, started_s, offers, record)
+        if self.catalog.canary(model) is None:
+            return await self._respond(call)
+        try:
+            answer = await self._respond(call)
+        except Exception as error:
+            self.catalog.judge(model, served, is_failure=_is_fault(call, error))
+            raise
+        self.catalog.judge(model, served, is_failure=self._is_late(call, answer))
+        return answer
+
+    async def _respond(self, call: _Call) -> GatewayAnswer:
         held = _held(call)
         try:
             plan = self._plan(call)
@@ -210,6 +235,12 @@ class Gateway:
             record.planned(plan, now_s=self._clock())
             answered, queue_ms = _shared(call, plan), 0.0
         return self._answer(call, plan, answered, queue_ms)
+
+    def _is_late(self, call: _Call, answer: GatewayAnswer) -> bool:
+        """Whether an answer is late, or the last rung for want of time."""
+        if answer.headers["Duet-Plan"] == str(SHARED):
+            return _fits_the_network(call)
+        return self._elapsed_ms(call) + float(answer.headers["Duet-Network-Ms"]) > call.request.budget_ms
 
     def _offers(self, served: ServedVersion, accepts: Accepts, media_type: str) -> tuple[Offer, ...]:
         """List what the version has and the device takes, with the bytes that it takes on the wire; worked out once.
@@ -326,6 +357,19 @@ def _fitting(call: _Call, offers: tuple[Offer, ...], server_ms: float) -> Plan:
         upload_bytes=call.upload_bytes,
         server_ms=server_ms,
     )
+
+
+def _is_fault(call: _Call, error: Exception) -> bool:
+    """Whether a failure is held against the version, and not against who sent the request."""
+    return _fits_the_network(call) if isinstance(error, BudgetTooSmall) else not isinstance(error, RequestError)
+
+
+def _fits_the_network(call: _Call) -> bool:
+    """Whether something better than ``shared`` would arrive in time from a server that takes none."""
+    try:
+        return _fitting(call, call.offers, 0.0).representation != SHARED
+    except BudgetTooSmall:
+        return False
 
 
 def _offers(

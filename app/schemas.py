@@ -93,11 +93,19 @@ class PackageAnswer(_Message):
     network_ms: float
 
 
+class CanarySummary(_Message):
+    """The version that a share of the devices gets."""
+
+    version: str
+    percent: float = Field(description="Of the devices, by a hash of model and device id.")
+
+
 class ModelSummary(_Message):
     """One model and its versions."""
 
     name: str
     active: str | None = Field(description="The version that is served, once it is prepared.")
+    canary: CanarySummary | None = Field(default=None, description="The version that is tried beside it.")
     versions: tuple[str, ...] = Field(description="Oldest first.")
 
 
@@ -105,6 +113,37 @@ class ModelList(_Message):
     """Every model that is served."""
 
     models: tuple[ModelSummary, ...]
+
+
+class Requests(_Message):
+    """What became of requests at one gateway; of long ago they count half."""
+
+    requests: float
+    failures: float = Field(description="Late, refused for want of time, or failed for a reason of ours.")
+
+
+class CanaryState(CanarySummary):
+    """A canary at one gateway."""
+
+    since: str = Field(description="When the trial began, ISO 8601.")
+    counted: Requests
+    beside: Requests = Field(description="The requests of the other devices meanwhile.")
+
+
+class GatewayState(_Message):
+    """What one gateway sends devices to."""
+
+    gateway: str = Field(description="Tells one gateway from another, until it ends.")
+    version: str
+    canary: CanaryState | None = None
+
+
+class Rollout(_Message):
+    """What every gateway of this server sends devices to."""
+
+    model: str
+    gateways: tuple[GatewayState, ...]
+    silent: int = Field(description="Gateways that did not answer.")
 
 
 class Status(_Message):

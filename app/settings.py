@@ -58,6 +58,12 @@ class AppSettings(BaseModel):
     trace_file: str | None = Field(
         default=None, description="File for traces as JSON lines, where OpenTelemetry's variables name no collector."
     )
+    canary_min_requests: PositiveInt = Field(
+        default=200, description="Requests of a canary, at one gateway, before it may be ended by itself."
+    )
+    canary_margin: float = Field(
+        default=0.02, ge=0, lt=1, description="How much more of a canary's requests may fail than of the others."
+    )
 
 
 def serving_environment(platform: str = sys.platform, ingress: Ingress | None = None) -> dict[str, str]:

@@ -169,7 +169,7 @@ async def test_a_new_model_is_served(models: Path) -> None:
 async def test_nothing_is_read_again_while_nothing_changes(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = await started(models, Stages())
     reads: list[str] = []
-    monkeypatch.setattr(Registry, "active", lambda _registry, model: reads.append(model))
+    monkeypatch.setattr(Registry, "pin", lambda _registry, model: reads.append(model))
 
     await catalog.refresh()
 
