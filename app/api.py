@@ -21,7 +21,8 @@ from app.media_types import media_type_of, negotiate
 from app.metadata import MetadataReader, ServerMetadata
 from app.mistakes import told
 from app.problems import plain_problem, problem_response
-from app.schemas import ModelList, PackageAnswer, ParametersRequest, Status
+from app.schemas import ModelList, PackageAnswer, ParametersRequest, Rollout, Status
+from app.served_version import ServedVersion
 from deployments.telemetry import TRACEPARENT_CHARACTERS, Origin
 from duet.protocol.access_errors import HeadersTooLarge, RateLimited, RequestTooSlow, Unauthorized
 from duet.protocol.errors import (
@@ -67,7 +68,16 @@ _GUARDED = (*_ANYWHERE, Unauthorized, RateLimited)
 _NAME_CHARACTERS = 64
 ModelName = Annotated[str, Path(description="Name of a published model.", max_length=_NAME_CHARACTERS)]
 VersionName = Annotated[
-    str | None, Query(description="A published version; the active one by default.", max_length=_NAME_CHARACTERS)
+    str | None, Query(description="A published version; that of the device by default.", max_length=_NAME_CHARACTERS)
+]
+DeviceName = Annotated[
+    str | None,
+    Query(
+        description="A device, as in requests for parameters: without `version`, the answer is of the version that it "
+        "gets. The active version by default.",
+        min_length=1,
+        max_length=128,
+    ),
 ]
 
 
@@ -201,9 +211,11 @@ def _add_models(app: FastAPI, gateway: Gateway, access: Access) -> None:
         response_class=Response,
         responses={200: manifest, 304: not_modified, **failures},
     )
-    async def get_manifest(model: ModelName, request: Request, version: VersionName = None) -> Response:
+    async def get_manifest(
+        model: ModelName, request: Request, version: VersionName = None, device: DeviceName = None
+    ) -> Response:
         """Get the manifest of a version: its signature, layers, hashes and measured quality."""
-        served = await gateway.catalog.version(model, version)
+        served = await gateway.catalog.version(model, version, device=device)
         sha256 = served.manifest_sha256
         content = served.published.manifest_bytes
         headers = access.signed(served.headers, content)
@@ -216,12 +228,24 @@ def _add_models(app: FastAPI, gateway: Gateway, access: Access) -> None:
         response_class=Response,
         responses={200: device_model, 304: not_modified, **failures},
     )
-    async def get_device_model(model: ModelName, request: Request, version: VersionName = None) -> Response:
+    async def get_device_model(
+        model: ModelName, request: Request, version: VersionName = None, device: DeviceName = None
+    ) -> Response:
         """Download the model that runs on the device, with the shared parameters in place."""
-        served = await gateway.catalog.version(model, version)
+        served = await gateway.catalog.version(model, version, device=device)
         sha256 = served.published.manifest.files["device.onnx"].sha256
         # its hash stands in the manifest, which is signed
         return _file(request, served.headers, served.device_model, sha256, ONNX, is_pinned=version is not None)
+
+    @app.get(
+        "/v1/models/{model}/rollout",
+        operation_id="get_rollout",
+        tags=["models"],
+        responses=openapi.problem_responses(InvalidRequest, UnknownModel, VersionNotReady),
+    )
+    async def get_rollout(model: ModelName) -> Rollout:
+        """Tell which versions every gateway sends devices to, and how a canary does."""
+        return await gateway.rollouts.of(model)
 
 
 def _add_probes(app: FastAPI, gateway: Gateway) -> None:

@@ -3,6 +3,7 @@
 Annotations stay objects here: Ray checks the arguments by the one of ``build_app``; a string would switch that off.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from app.access import Access
 from app.api import build_api
 from app.gateway import Gateway
 from app.metadata import MetadataReader, ray_endpoints
+from app.schemas import GatewayState
 from app.settings import AppSettings
 from app.telemetry import Telemetry
+from deployments.handles import ask_every_replica
 from deployments.logs import configure_logs
 from deployments.metrics_export import RayGauges
 from deployments.pipeline import ColocatedPipeline, Pipeline, SplitPipeline
@@ -40,7 +43,8 @@ class GatewayReplica:
         configure_logs(settings.log_format)
         pipeline: Pipeline = SplitPipeline(*stages) if stages else _colocated(settings)
         self._telemetry = Telemetry.of(settings)
-        self._settings, self._gateway = settings, Gateway(settings, pipeline, telemetry=self._telemetry)
+        self._settings = settings
+        self._gateway = Gateway(settings, pipeline, peers=_ask_every_gateway, telemetry=self._telemetry)
         await self._gateway.start()
         self._telemetry.start(self._gateway, RayGauges())
 
@@ -52,6 +56,10 @@ class GatewayReplica:
             body_timeout_s=self._settings.body_timeout_s,
             access=Access.from_settings(self._settings),
         )
+
+    async def state(self, model: str) -> GatewayState:
+        """Tell the other gateways which versions this one sends devices to."""
+        return self._gateway.catalog.state(model)
 
     async def check_health(self) -> None:
         """Show that the event loop turns; the stages have checks of their own."""
@@ -90,6 +98,11 @@ def build_app(args: AppSettings) -> Application:
         generator.bind(models, **every, accelerator=settings.accelerator, intra_op_threads=threads),
         composer.bind(models, **every),
     )
+
+
+async def _ask_every_gateway(model: str) -> Sequence[object]:
+    context = serve.get_replica_context()
+    return await ask_every_replica(serve.get_deployment_handle(context.deployment, context.app_name), "state", model)
 
 
 def _deployment(replica: type, name: str, requests: int, **resources: float) -> serve.Deployment:

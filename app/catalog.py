@@ -1,72 +1,24 @@
 """Which version a device gets: follows the pins of the model repository, prepares first and flips then."""
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, field
-from functools import cached_property
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.canary import CanaryLimit, CanaryTrial
-from app.schemas import CanarySummary, ModelSummary
+from app.schemas import CanaryState, CanarySummary, GatewayState, ModelSummary, Requests
+from app.served_version import ServedVersion
 from deployments.loading import VersionLoader
-from duet.protocol.budget import Offer
 from duet.protocol.errors import CorruptVersion, DuetError, RegistryError, UnknownModel, VersionNotReady
-from duet.protocol.signature import Signature, Vocabulary
-from duet.registry import Canary, Pin, PublishedVersion, Registry
+from duet.registry import Canary, Pin, Registry
 
 _OPENED_VERSIONS = 8
 _MOST_LOOKS_BETWEEN = 32
 _CANARY_LIMIT = CanaryLimit()
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class ServedVersion:
-    """What the gateway needs of one published version; one object a version, so it is compared by identity."""
-
-    published: PublishedVersion
-    signature: Signature
-    vocabulary: Vocabulary
-    offers: tuple[Offer, ...]
-    """What it can answer with."""
-    offers_by_wish: dict[Hashable, tuple[Offer, ...]] = field(default_factory=dict)
-    """What the gateway has made of them for each kind of request."""
-
-    @classmethod
-    def of(cls, published: PublishedVersion) -> "ServedVersion":
-        """Read it once.
-
-        Raises:
-            CorruptVersion: If the vocabulary cannot be read.
-        """
-        offers = tuple(
-            Offer(record.representation, record.package_bytes, record.quality.value, record.quality.higher_is_better)
-            for record in published.manifest.representations
-        )
-        return cls(published, published.signature(), published.vocabulary(), offers)
-
-    @cached_property
-    def digest(self) -> bytes:
-        """First 16 bytes of the manifest's SHA-256."""
-        return self.published.digest
-
-    @cached_property
-    def manifest_sha256(self) -> str:
-        """The whole hash of the manifest, hexadecimal."""
-        return hashlib.sha256(self.published.manifest_bytes).hexdigest()
-
-    @cached_property
-    def headers(self) -> dict[str, str]:
-        """The headers that name the version."""
-        return {"Duet-Version": self.digest.hex(), "Duet-Model-Version": self.published.version}
-
-    @cached_property
-    def device_model(self) -> bytes:
-        """The device model file; read for the first device that downloads it."""
-        return self.published.path("device.onnx").read_bytes()
 
 
 @dataclass(frozen=True)
@@ -116,6 +68,7 @@ class Catalog:
         self._only, self._refresh_s, self._canary_limit = only, refresh_s, canary_limit
         self._active: dict[str, ServedVersion] = {}
         self._canaries: dict[str, ServedCanary] = {}
+        self._name = secrets.token_hex(4)
         self._given_up: set[tuple[str, Canary]] = set()
         self._writing: set[asyncio.Task[None]] = set()
         self._opened: dict[tuple[str, str], ServedVersion] = {}
@@ -234,6 +187,21 @@ class Catalog:
                 for model, served in sorted(self._active.items())
             ]
         )
+
+    def state(self, model: str) -> GatewayState:
+        """Say which versions this gateway sends devices to.
+
+        Raises:
+            UnknownModel: If there is no such model.
+        """
+        on_trial, canary = self._canaries.get(model), None
+        if on_trial is not None:
+            counted, beside = (
+                Requests(requests=tally.requests, failures=tally.failures)
+                for tally in (on_trial.trial.canary, on_trial.trial.others)
+            )
+            canary = CanaryState(**vars(on_trial.canary), counted=counted, beside=beside)
+        return GatewayState(gateway=self._name, version=self.active(model).published.version, canary=canary)
 
     @property
     def active_versions(self) -> dict[str, str]:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from app.canary import CanaryLimit
-from app.catalog import Catalog, ServedVersion
+from app.catalog import Catalog
+from app.rollout import Peers, Rollouts
 from app.schemas import Accepts, DtypeName, FormName, PackageAnswer, ParametersRequest
+from app.served_version import ServedVersion
 from app.settings import AppSettings
 from app.telemetry import NO_ORIGIN, Telemetry
 from deployments.batching import BatchLimits, DispatchWhenFreeBatcher
@@ -93,6 +95,7 @@ class Gateway:
         settings: AppSettings,
         pipeline: Pipeline,
         *,
+        peers: Peers | None = None,
         clock: Callable[[], float] = time.monotonic,
         telemetry: Telemetry | None = None,
     ) -> None:
@@ -101,6 +104,7 @@ class Gateway:
         Args:
             settings: What the operator has set.
             pipeline: The stages.
+            peers: Asks every gateway of this server, this one included, for its state of a model; alone by default.
             clock: Seconds.
             telemetry: Who is told of every request; by default nobody else than this object.
         """
@@ -118,6 +122,7 @@ class Gateway:
             refresh_s=settings.refresh_s,
             canary_limit=CanaryLimit(settings.canary_min_requests, settings.canary_margin),
         )
+        self.rollouts = Rollouts(self.catalog, peers)
 
     async def start(self) -> None:
         """Prepare every active version.

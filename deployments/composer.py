@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
 
 from deployments.orders import AnswerKind
 from deployments.prepared_versions import PreparedVersions
-from deployments.version_checks import check_device_model, generator_tensors, shared_parameters
+from deployments.version_checks import check_device_model, everything_emitted, generator_tensors, shared_parameters
 from duet.protocol.device_model import Parameters
 from duet.protocol.errors import CorruptPackage, GenerationError, NonFiniteParameters
-from duet.protocol.package import ParameterPackage, seal
+from duet.protocol.package import TAG_BYTES, ParameterPackage, seal
 from duet.protocol.representation import Representation
 from duet.registry import PublishedVersion
 
@@ -31,7 +32,7 @@ class _PreparedComposer:
 
     @cached_property
     def device_model(self) -> onnx.ModelProto:
-        """The device model; parsed for the first device that cannot compose for itself."""
+        """The device model, for devices that cannot compose for themselves."""
         return onnx.load(self.published.path("device.onnx"))
 
 
@@ -90,7 +91,13 @@ class Composer:
 def _load(published: PublishedVersion) -> _PreparedComposer:
     shared = shared_parameters(generator_tensors(published), published.manifest.layers)
     check_device_model(published, shared)
-    return _PreparedComposer(published, published.digest, shared)
+    prepared = _PreparedComposer(published, published.digest, shared)
+    # an answer of each kind: the first device model that is sent would have to wait until it is parsed
+    representation = everything_emitted(published.manifest)
+    body = bytes(published.manifest.layers.body_bytes(representation))
+    for kind in get_args(AnswerKind):
+        _answer(prepared, body, representation, bytes(TAG_BYTES), kind)
+    return prepared
 
 
 def _answer(

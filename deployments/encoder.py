@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from deployments.prepared_versions import PreparedVersions
-from deployments.version_checks import check_golden, golden_tensors
+from deployments.version_checks import check_golden, golden_tensors, open_session
 from duet.protocol.signature import Signature, Vocabulary, signature_from_json
 from duet.registry import PublishedVersion
 
@@ -65,16 +65,13 @@ class Encoder:
         return _embed(prepared.session, prepared.signature.arrays(samples, prepared.vocabulary))
 
     def _load(self, published: PublishedVersion) -> _PreparedEncoder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._intra_op_threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        path = str(published.path("encoder.onnx"))
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = open_session(published.path("encoder.onnx"), intra_op_threads=self._intra_op_threads)
         signature = signature_from_json(dict(published.manifest.signature))
         golden = golden_tensors(published)
         inputs = {name: golden[f"input.{name}"] for name in signature.input_names}
         check_golden(published, _OUTPUT, _embed(session, inputs), golden[f"output.{_OUTPUT}"])
+        # the first run of a size allocates for it, and a device mostly comes alone
+        _embed(session, {name: array[:1] for name, array in inputs.items()})
         return _PreparedEncoder(session, signature, published.vocabulary())
 
 

@@ -24,6 +24,16 @@ async def call_every_replica(handle: Any, method: str, *arguments: object) -> No
     await handle.broadcast(method, *arguments).results_async()
 
 
+async def ask_every_replica(handle: Any, method: str, *arguments: object) -> list[object]:
+    """Call a method of every replica of a deployment that runs now.
+
+    Returns:
+        What each has answered; in place of one that has failed, why.
+    """
+    answers: list[object] = await handle.broadcast(method, *arguments).results_async(return_exceptions=True)
+    return answers
+
+
 def is_outage(error: BaseException | None) -> bool:
     """Whether a call failed because its replica died, or there is none: another one may answer.
 

@@ -8,6 +8,7 @@ Shapes: B batch of devices, D embedding, P flat parameters, R rank of the genera
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ class _Generation:
     bias: Tensor
     plans: Plans
     numbers: dict[Representation, int]
+    composes: bool
     bound: CapturedGeneration | HostGeneration | None
     """The same with all that is known of it: replayed on an accelerator, in one call on a host."""
 
@@ -71,6 +73,13 @@ class _PreparedGenerator:
         forms = {representation.form for representation in representations}
         used = {_HEADS[form] for form in forms if form in _HEADS}
         return _Kind(tuple(head for head in self.heads if head in used), Form.COMPOSED in forms)
+
+    def kinds(self) -> list[_Kind]:
+        """List what a batch may need."""
+        offered = [record.representation for record in self.manifest.representations]
+        one_of_each_form = {each.form: each for each in offered if each.form in _HEADS}.values()
+        mixes = chain.from_iterable(combinations(one_of_each_form, count + 1) for count in range(len(one_of_each_form)))
+        return list(dict.fromkeys(map(self.kind, mixes)))  # two mixes may be of one kind
 
     def generation(self, kind: _Kind) -> _Generation:
         """Find how batches of a kind are generated; worked out once."""
@@ -99,7 +108,7 @@ class _PreparedGenerator:
             bound = HostGeneration(weight, bias, self.base, plans)
         elif backend == "triton" and weight.device.type == "cuda":
             bound = CapturedGeneration(weight, bias, self.base, plans)
-        return _Generation(weight, bias, plans, numbers, bound)
+        return _Generation(weight, bias, plans, numbers, kind.composes, bound)
 
 
 _NOWHERE: Places = {}
@@ -157,13 +166,21 @@ class ParameterGenerator:
         kind = prepared.kind(representations)
         if not kind.heads:
             return [b""] * len(representations)
-        generation = prepared.generation(kind)
+        return self._generate(prepared, prepared.generation(kind), embeddings, representations)
+
+    def _generate(
+        self,
+        prepared: _PreparedGenerator,
+        generation: _Generation,
+        embeddings: npt.NDArray[np.float32],
+        representations: Sequence[Representation],
+    ) -> list[bytes | None]:
         chosen = [generation.numbers[representation] for representation in representations]
         if generation.bound:
             return generation.bound.generate(embeddings, chosen)
         on_accelerator = torch.from_numpy(embeddings).to(self._accelerator)
         values = synthesize_factors(on_accelerator, generation.weight, generation.bias)
-        if kind.composes:
+        if generation.composes:
             return compose_weights(values, prepared.base, generation.plans, chosen).bodies()
         return quantize_factors(values, generation.plans, chosen).bodies()
 
@@ -180,4 +197,16 @@ class ParameterGenerator:
         for head, (weight, bias) in heads.items():
             values = synthesize_factors(embeddings, weight, bias).cpu().numpy()
             check_golden(published, head, values, golden[f"output.{head}"])
-        return _PreparedGenerator(manifest, heads, base=torch.cat([tensor.flatten() for tensor in shared]))
+        prepared = _PreparedGenerator(manifest, heads, base=torch.cat([tensor.flatten() for tensor in shared]))
+        self._warm_up(prepared, np.asarray(golden["output.embedding"], np.float32))
+        return prepared
+
+    @torch.inference_mode()
+    def _warm_up(self, prepared: _PreparedGenerator, embeddings: npt.NDArray[np.float32]) -> None:
+        """Generate a small batch of every kind: the first one of a kind lays out its plans, compiles and captures."""
+        for kind in prepared.kinds():
+            generation = prepared.generation(kind)
+            if generation.captured:
+                generation.captured.warm_up()
+            for representation in generation.numbers:
+                self._generate(prepared, generation, embeddings[:1], [representation])

@@ -94,7 +94,11 @@ def _follow(follower: "weakref.ref[PinFollower]", loader: VersionLoader, gone: t
         if (following := follower()) is None:
             return
         try:
-            loader.submit(following.look).result()
+            looking = loader.submit(following.look)
+        except RuntimeError:
+            return  # the process ends: its threads take no more work
+        try:
+            looking.result()
         except Exception:
             logger.exception("Looking for versions to prepare met an error; those that are ready stay.")
         del following

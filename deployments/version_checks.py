@@ -6,6 +6,7 @@ Shapes: D embedding, P flat parameters, M and K features of a layer, N catalogue
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import safetensors.numpy
 from duet.protocol.device_model import LAYERS_KEY, SCORES, Parameters, weight_inputs
 from duet.protocol.errors import CorruptVersion
 from duet.protocol.layers import LayerTable
+from duet.protocol.manifest import Manifest
 from duet.protocol.package import ParameterPackage, seal
 from duet.protocol.representation import Dtype, Form, Representation
 from duet.registry import PublishedVersion
@@ -79,6 +81,20 @@ def golden_tensors(published: PublishedVersion) -> dict[str, npt.NDArray[np.gene
     return tensors
 
 
+def open_session(path: Path, *, intra_op_threads: int = 1) -> onnxruntime.InferenceSession:
+    """Build a session that computes on the CPU.
+
+    Args:
+        path: Of the ONNX file.
+        intra_op_threads: With one, a session has no threads of its own: by default it takes every core and spins on it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def check_golden(
     published: PublishedVersion, what: str, received: npt.NDArray[np.float32], expected: npt.NDArray[np.generic]
 ) -> None:
@@ -96,6 +112,13 @@ def check_golden(
         raise CorruptVersion(path=published.folder, reason=reason)
 
 
+def everything_emitted(manifest: Manifest) -> Representation:
+    """Name the representation that carries all that the factors head emits, or the full one where there is no other."""
+    if "factors" in manifest.heads:
+        return Representation(Form.FACTORS, Dtype.FLOAT32, manifest.rank)
+    return Representation(Form.FULL, Dtype.FLOAT32)
+
+
 def check_device_model(published: PublishedVersion, shared: Parameters) -> None:
     """Run ``device.onnx`` as a device does, with the golden parameters through package bytes, and compare its scores.
 
@@ -103,12 +126,11 @@ def check_device_model(published: PublishedVersion, shared: Parameters) -> None:
         CorruptVersion: If it is no device model of this version, or scores otherwise.
     """
     manifest, golden = published.manifest, golden_tensors(published)
-    session = onnxruntime.InferenceSession(str(published.path("device.onnx")), providers=["CPUExecutionProvider"])
+    session = open_session(published.path("device.onnx"))
     if LAYERS_KEY not in session.get_modelmeta().custom_metadata_map:
         raise CorruptVersion(path=published.folder, reason=f"its device.onnx carries no {LAYERS_KEY}")
-    head = "factors" if "factors" in manifest.heads else "full"
-    form, rank = (Form.FACTORS, manifest.rank) if head == "factors" else (Form.FULL, 0)
-    representation = Representation(form, Dtype.FLOAT32, rank)
+    representation = everything_emitted(manifest)
+    head = representation.form.name.lower()
     slots, rows = manifest.layers.slots(representation), np.asarray(golden[f"output.{head}"], np.float32)
     scores = []
     for row, values in enumerate(rows):

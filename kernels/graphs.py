@@ -153,7 +153,8 @@ class CapturedGeneration:
                 run()  # compiles, and lets the libraries allocate what they need
             self._compute.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._compute):
+            # thread_local: other threads of the process, which serve another version, may use the accelerator meanwhile
+            with torch.cuda.graph(graph, stream=self._compute, capture_error_mode="thread_local"):
                 run()
             return _Slot(
                 embeddings,

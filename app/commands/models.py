@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands.arguments import ModelsFolder, check_models_folder
+from app.commands.rollout_status import served_by, told_pin, told_rollout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,18 +125,64 @@ def activate(
     context: typer.Context,
     model: ModelArgument,
     version: Annotated[str, typer.Argument(metavar="VERSION")],
+    canary: Annotated[
+        float | None,
+        typer.Option("--canary", metavar="PERCENT", help="Only to this share of the devices, above 0 and below 100."),
+    ] = None,
     folder: Folder = None,
 ) -> None:
     """Serve this version from now on. A running server follows within seconds."""
-    _registry(context, folder).activate(model, version)
-    typer.echo(f"{model} {version} is active.")
+    registry = _registry(context, folder)
+    if canary is None:
+        registry.activate(model, version)
+        typer.echo(f"{model} {version} is active.")
+        return
+    registry.start_canary(model, version, canary)
+    typer.echo(f"{model} {version} goes to {canary:g} % of the devices, {registry.active(model)} to the others.")
 
 
 @app.command()
 def rollback(context: typer.Context, model: ModelArgument, folder: Folder = None) -> None:
-    """Serve the version again that was active before."""
-    version = _registry(context, folder).rollback(model)
-    typer.echo(f"{model} {version} is active again.")
+    """End the canary; without one, serve the version again that was active before."""
+    registry = _registry(context, folder)
+    canary = registry.pin(model).canary
+    version = registry.rollback(model)
+    if canary is None:
+        typer.echo(f"{model} {version} is active again.")
+    else:
+        typer.echo(f"{model} {version} goes to every device again; the canary {canary.version} is ended.")
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    model: ModelArgument,
+    url: Annotated[
+        str | None, typer.Option("--url", help="A running server: say as well what each of its gateways serves.")
+    ] = None,
+    folder: Folder = None,
+) -> None:
+    """Show which version devices are to get, which one is tried beside it, and what became of the last canary.
+
+    With --url also what each gateway of a server really sends. Exit code 1 if one of them does something else.
+    """
+    registry = _registry(context, folder)
+    pin = registry.pin(model)
+    for line in told_pin(model, pin):
+        typer.echo(line)
+    if url is None:
+        return
+    rollout = served_by(url, model)
+    typer.echo("")
+    for line in told_rollout(rollout):
+        typer.echo(line)
+    wanted = {(pin.version, None if pin.canary is None else (pin.canary.version, pin.canary.percent))}
+    serving = {
+        (each.version, None if each.canary is None else (each.canary.version, each.canary.percent))
+        for each in rollout.gateways
+    }
+    if rollout.silent or serving != wanted:
+        raise typer.Exit(1)
 
 
 def representations_table(records: "Sequence[RepresentationRecord]") -> "Table":

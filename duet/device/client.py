@@ -108,7 +108,7 @@ class DuetDevice:
         if priority not in _PRIORITIES:
             raise ValueError(f"Expected a priority of {list(_PRIORITIES)}, got {priority!r:.80}.")
         self.link = PROFILES[link] if isinstance(link, str) else link
-        self._model = model
+        self._model, self._device_id = model, device_id
         self._budget_ms = float(budget_ms)
         self._timeout_s = float(timeout_s) if timeout_s is not None else max(1.0, 2 * self._budget_ms / 1000)
         self._request: dict[str, object] = {
@@ -303,7 +303,7 @@ class DuetDevice:
             self._on_disk(lambda: self._cache.set_current(held.installed.digest))
 
     def _download(self, version: str | None) -> InstalledModel:
-        manifest_bytes = self._cloud.manifest(version)
+        manifest_bytes = self._cloud.manifest(version, device=self._device_id)
         cached = self._cache.read(digest_of(manifest_bytes))
         if cached is not None:
             return cached

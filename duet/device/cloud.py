@@ -151,13 +151,14 @@ class Cloud:
         """Close the connections."""
         self._client.close()
 
-    def manifest(self, version: str | None = None) -> bytes:
-        """Download the manifest of ``version``, or of the one that is served.
+    def manifest(self, version: str | None = None, *, device: str | None = None) -> bytes:
+        """Download the manifest of ``version``, or of the one that ``device`` is served, or of the active one.
 
         Raises:
             DuetError: If the cloud refuses, fails or cannot be reached.
         """
-        return self._believed(self._download("", version, MANIFEST_BYTES)).body
+        query = {"device": device} if version is None else {"version": version}
+        return self._believed(self._download("", query, MANIFEST_BYTES)).body
 
     def device_model(self, version: str, size_bytes: int) -> bytes:
         """Download the device model of ``version``, of at most the size that its manifest names.
@@ -166,7 +167,7 @@ class Cloud:
             DuetError: If the cloud refuses, fails or cannot be reached.
         """
         # its hash stands in the manifest
-        return self._download("/device-model", version, size_bytes).body
+        return self._download("/device-model", {"version": version}, size_bytes).body
 
     def parameters(
         self, request: Mapping[str, object], *, budget_ms: float, timeout_s: float, limit_bytes: int
@@ -219,9 +220,9 @@ class Cloud:
             check_signature(answer.body, answer.headers.get(SIGNATURE), self._signing_keys)
         return answer
 
-    def _download(self, path: str, version: str | None, limit_bytes: int) -> Answer:
-        params = None if version is None else {"version": version}
-        sent = self._client.build_request("GET", self.url + path, params=params, timeout=DOWNLOAD_TIMEOUT_S / 4)
+    def _download(self, path: str, query: Mapping[str, str | None], limit_bytes: int) -> Answer:
+        params = {name: value for name, value in query.items() if value is not None}
+        sent = self._client.build_request("GET", self.url + path, params=params or None, timeout=DOWNLOAD_TIMEOUT_S / 4)
         try:
             return self._exchange(sent, timeout_s=DOWNLOAD_TIMEOUT_S, limit_bytes=limit_bytes)
         except _BrokenError as error:

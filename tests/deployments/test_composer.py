@@ -96,3 +96,16 @@ def test_a_sum_that_overflows_is_never_sent(models: Path) -> None:
     content = compose(models, encode_body(values, FACTORS, TABLE), FACTORS, "onnx")
 
     assert isinstance(content, NonFiniteParameters)
+
+
+def test_a_prepared_version_parses_nothing_for_its_first_device_model(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (body,) = bodies_of(models, FACTORS)
+    composer = Composer(models)
+    composer.prepare("tiny", "v1")
+
+    monkeypatch.delattr(onnx, "load")
+    (content,) = composer.compose([body], [FACTORS], tags=[TAG], answers=["onnx"], **V1)
+
+    assert isinstance(content, bytes)

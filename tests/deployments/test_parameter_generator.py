@@ -165,3 +165,19 @@ def test_an_accelerator_generates_what_the_cpu_does(
         tolerance = 1.01 if representation.dtype is Dtype.INT8 else 2e-3
         for key, array in numbers(expected, representation).items():
             np.testing.assert_allclose(numbers(body, representation)[key], array, atol=tolerance, rtol=2e-3)
+
+
+def test_a_prepared_version_lays_out_nothing_for_its_first_batches(
+    models: Path, golden: dict[str, NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = ParameterGenerator(models)
+    generator.prepare("tiny", "v1")
+
+    def too_late(layouts: object) -> NoReturn:
+        raise AssertionError("laid out while requests wait")
+
+    monkeypatch.setattr(deployments.parameter_generator, "Plans", too_late)
+    factors, full, composed = REPRESENTATIONS[0], REPRESENTATIONS[-4], REPRESENTATIONS[-1]
+
+    for batch in ([factors], [full], [composed], [factors, full], [factors, composed], [factors, full, composed]):
+        assert None not in generator.generate(golden["output.embedding"][: len(batch)], batch, **V1)

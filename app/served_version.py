@@ -1,0 +1,56 @@
+"""What the gateway needs of one published version, read once."""
+
+import hashlib
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from duet.protocol.budget import Offer
+from duet.protocol.signature import Signature, Vocabulary
+from duet.registry import PublishedVersion
+
+
+@dataclass(frozen=True, eq=False)
+class ServedVersion:
+    """What the gateway needs of one published version; one object a version, so it is compared by identity."""
+
+    published: PublishedVersion
+    signature: Signature
+    vocabulary: Vocabulary
+    offers: tuple[Offer, ...]
+    """What it can answer with."""
+    offers_by_wish: dict[Hashable, tuple[Offer, ...]] = field(default_factory=dict)
+    """What the gateway has made of them for each kind of request."""
+
+    @classmethod
+    def of(cls, published: PublishedVersion) -> "ServedVersion":
+        """Read it once.
+
+        Raises:
+            CorruptVersion: If the vocabulary cannot be read.
+        """
+        offers = tuple(
+            Offer(record.representation, record.package_bytes, record.quality.value, record.quality.higher_is_better)
+            for record in published.manifest.representations
+        )
+        return cls(published, published.signature(), published.vocabulary(), offers)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """First 16 bytes of the manifest's SHA-256."""
+        return self.published.digest
+
+    @cached_property
+    def manifest_sha256(self) -> str:
+        """The whole hash of the manifest, hexadecimal."""
+        return hashlib.sha256(self.published.manifest_bytes).hexdigest()
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """The headers that name the version."""
+        return {"Duet-Version": self.digest.hex(), "Duet-Model-Version": self.published.version}
+
+    @cached_property
+    def device_model(self) -> bytes:
+        """The device model file; read for the first device that downloads it."""
+        return self.published.path("device.onnx").read_bytes()
