@@ -1,4 +1,4 @@
-"""What Ray Serve's handles offer and is not settled yet, in one place: calling every replica, and telling an outage.
+"""What Ray Serve's handles offer and is not settled yet, in one place: calling every replica, chains, and outages.
 
 ``broadcast`` is alpha in Ray 2.60: it reaches the replicas that run when it is called, and fails where there is none.
 """
@@ -32,6 +32,18 @@ async def ask_every_replica(handle: Any, method: str, *arguments: object) -> lis
     """
     answers: list[object] = await handle.broadcast(method, *arguments).results_async(return_exceptions=True)
     return answers
+
+
+async def passed_on(response: Any) -> Any:
+    """Turn the response of one deployment into an argument for the next.
+
+    A reference is passed on before the value is there. Where responses come by value, as gRPC brings them, the value
+    passes through here in any case; and Ray 2.60 would ask for ever, and never fail, if the replica that makes it dies.
+
+    Args:
+        response: What calling a method of a handle returned.
+    """
+    return response if response.by_reference else await response
 
 
 def is_outage(error: BaseException | None) -> bool:

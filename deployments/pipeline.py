@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deployments.compute_estimate import ComputeEstimate
-from deployments.handles import call_every_replica, is_outage
+from deployments.handles import call_every_replica, is_outage, passed_on
 from deployments.loading import VersionLoader
 from deployments.orders import Answered, Order, Timed
 from deployments.pin_follower import PinFollower
@@ -193,13 +193,13 @@ class SplitPipeline:
         model, version, _ = orders[0].kind
         batch = {"model": model, "version": version}
         representations = [order.representation for order in orders]
-        # responses are passed on un-awaited, so Serve chains the three calls
-        embeddings = self._encoder.encode.remote([order.sample for order in orders], **batch)
-        bodies = self._generator.generate.remote(embeddings, representations, **batch)
         tags, answers = [order.tag for order in orders], [order.answer for order in orders]
-        finished = self._composer.compose.remote(bodies, representations, tags=tags, answers=answers, **batch)
         try:
-            contents: Timed[list[bytes | GenerationError]] = await finished
+            embeddings = self._encoder.encode.remote([order.sample for order in orders], **batch)
+            bodies = self._generator.generate.remote(await passed_on(embeddings), representations, **batch)
+            contents: Timed[list[bytes | GenerationError]] = await self._composer.compose.remote(
+                await passed_on(bodies), representations, tags=tags, answers=answers, **batch
+            )
         except Exception as error:
             raise _cause(error, model, version) from error
         return _outcomes(contents.value, contents.times)

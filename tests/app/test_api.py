@@ -66,6 +66,7 @@ async def test_the_openapi_document_describes_every_operation_and_how_it_fails(c
         "/v1/models",
         "/v1/models/{model}",
         "/v1/models/{model}/device-model",
+        "/v1/models/{model}/rollout",
         "/livez",
         "/readyz",
         "/metadata",
@@ -118,7 +119,8 @@ async def test_the_manifest_and_the_device_model_are_the_published_bytes(
 async def test_probes_and_lists(client: httpx.AsyncClient) -> None:
     assert (await client.get("/livez")).json()["status"] == "alive"
     assert (await client.get("/readyz")).json() == {"status": "ready", "models": {"tiny": "v1"}}
-    assert (await client.get("/v1/models")).json() == {"models": [{"name": "tiny", "active": "v1", "versions": ["v1"]}]}
+    tiny = {"name": "tiny", "active": "v1", "canary": None, "versions": ["v1"]}
+    assert (await client.get("/v1/models")).json() == {"models": [tiny]}
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/v1/models"])
@@ -269,3 +271,52 @@ async def test_a_request_brings_its_id_and_its_trace_along(models: Path) -> None
     assert request.attributes["duet.request_id"] == "r-1"
     assert f"00-{request.context.trace_id:032x}-{request.parent.span_id:016x}-01" == trace
     assert [stage.name for stage in stages] == ["plan", "queue", "encode", "generate", "compose"]
+
+
+async def test_a_device_under_canary_is_told_its_own_version_everywhere(tmp_path: Path) -> None:
+    digests = {version: write_version(tmp_path, version=version, seed=seed).digest.hex()
+               for seed, version in enumerate(("v1", "v2"))}  # fmt: skip
+    registry = Registry(tmp_path)
+    registry.activate("tiny", "v1")
+    registry.start_canary("tiny", "v2", 50)
+    canary = registry.pin("tiny").canary
+    gateway = Gateway(AppSettings(models=str(tmp_path)), _colocated(AppSettings(models=str(tmp_path))))
+    await gateway.start()
+    metadata = MetadataReader(AppSettings(), endpoints=list)
+    transport = httpx.ASGITransport(build_api(gateway, body_limit_bytes=LIMIT_BYTES, metadata=metadata))
+
+    async with httpx.AsyncClient(transport=transport, base_url="http://test/v1/models") as client:
+        for device in ("a", "b", "ü", "d&e=f", "g", "h"):
+            version = "v2" if canary.takes("tiny", device) else "v1"
+            told = [
+                await client.get("/tiny", params={"device": device}),
+                await client.get("/tiny/device-model", params={"device": device}),
+                await client.post("/tiny/parameters", json=BODY | {"device": device}),
+            ]
+            assert {answer.headers["duet-version"] for answer in told} == {digests[version]}
+            ParameterPackage.decode(told[-1].content, TABLE, version=bytes.fromhex(digests[version]))
+        stable = await client.get("/tiny")
+        rollout = (await client.get("/tiny/rollout")).json()
+        unknown = await client.get("/films/rollout")
+    await gateway.catalog.stop()
+
+    assert stable.headers["duet-model-version"] == "v1"
+    (state,) = rollout["gateways"]
+    assert (state["version"], state["canary"]["version"], state["canary"]["percent"]) == ("v1", "v2", 50.0)
+    assert state["canary"]["counted"]["requests"] + state["canary"]["beside"]["requests"] == 6
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_model")
+
+
+async def test_what_gateways_do_not_answer_is_counted(models: Path) -> None:
+    settings = AppSettings(models=str(models))
+
+    async def peers(model: str) -> list[object]:
+        return [gateway.catalog.state(model), RuntimeError("died"), gateway.catalog.state(model)]
+
+    gateway = Gateway(settings, _colocated(settings), peers=peers)
+    await gateway.start()
+    await gateway.catalog.stop()
+
+    rollout = await gateway.rollouts.of("tiny")
+
+    assert (len(rollout.gateways), rollout.silent) == (2, 1)

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import threading
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,16 +56,36 @@ class Broadcast:
         return [await answer for answer in self._answers]
 
 
+class InProcessResponse:
+    """Can be awaited, or passed on."""
+
+    def __init__(self, value: Coroutine[object, object, object], *, by_reference: bool) -> None:
+        self._task, self.by_reference = asyncio.ensure_future(value), by_reference
+
+    def __await__(self) -> Iterator[object]:
+        return self._task.__await__()
+
+
 class InProcessMethod:
     """One method of a handle."""
+
+    by_reference = True
 
     def __init__(self, method: object) -> None:
         self._method = method
 
-    async def remote(self, *arguments: object, **options: object) -> object:
+    def remote(self, *arguments: object, **options: object) -> InProcessResponse:
+        return InProcessResponse(self._call(*arguments, **options), by_reference=self.by_reference)
 
+    async def _call(self, *arguments: object, **options: object) -> object:
         arrived = [await argument if inspect.isawaitable(argument) else argument for argument in arguments]
         return await self._method(*arrived, **options)
+
+
+class ByValue(InProcessMethod):
+    """As gRPC does it."""
+
+    by_reference = False
 
 
 def colocated(models: Path) -> Pipeline:
@@ -208,22 +228,25 @@ async def test_batches_of_another_kind_are_not_known_by_those_of_one() -> None:
     assert encoder.on_loop == [False, True, False]
 
 
-async def test_what_a_stage_makes_is_passed_on_before_it_is_there(models: Path) -> None:
+@pytest.mark.parametrize("by_reference", [True, False])
+async def test_references_are_passed_on_before_the_value_is_there_and_values_after_that(
+    models: Path, by_reference: bool
+) -> None:
     pipeline = split(models)
     handed: list[bool] = []
 
-    class Watched(InProcessMethod):
-        async def remote(self, *arguments: object, **options: object) -> object:
+    class Watched(InProcessMethod if by_reference else ByValue):
+        def remote(self, *arguments: object, **options: object) -> InProcessResponse:
             handed.append(inspect.isawaitable(arguments[0]))
-            return await super().remote(*arguments, **options)
+            return super().remote(*arguments, **options)
 
     for handle in (pipeline._encoder, pipeline._generator, pipeline._composer):
         handle.method = Watched
 
     await pipeline.run([order(0)])
 
-    # the first stage gets samples, the others get what is still being computed
-    assert sorted(handed) == [False, True, True]
+    # the first stage gets samples
+    assert handed == [False, by_reference, by_reference]
 
 
 class Replicas:

@@ -28,6 +28,7 @@ class FakeCloud:
         self.status = 200
         self.problem: dict[str, object] = {}
         self.missing: dict[str, object] = {}
+        self.rollout: dict[str, object] = {}
         self.downloads = 0
         self.paths: list[str] = []
         self.authorizations: set[str | None] = set()
@@ -126,6 +127,9 @@ def _handler(cloud: FakeCloud) -> type[BaseHTTPRequestHandler]:
             cloud.paths.append(self.path)
             if cloud.missing:
                 self._answer(404, json.dumps(cloud.missing).encode(), {})
+                return
+            if self.path.endswith("/rollout"):
+                self._answer(200, json.dumps(cloud.rollout).encode(), {})
                 return
             is_download = "/device-model" in self.path
             cloud.downloads += is_download

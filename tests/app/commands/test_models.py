@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 from app.commands import app
 from duet.protocol.representation import Representation
 from duet.registry import Registry
+from tests.app.commands.conftest import FakeCloud
 from tests.published_version import TABLE, write_version
 
 
@@ -170,3 +171,88 @@ def test_a_model_of_one_version_has_no_earlier_one(tmp_path: Path) -> None:
 
     assert result.exit_code == 2
     assert "there is no earlier one" in result.stderr
+
+
+def test_a_canary_is_started_widened_shown_and_ended(models: Path) -> None:
+    registry = Registry(models)
+    registry.activate("tiny", "v1")
+
+    started = duet_models(models, "activate", "tiny", "v2", "--canary", "10")
+    shown = duet_models(models, "status", "tiny")
+    widened = duet_models(models, "activate", "tiny", "v2", "--canary", "50")
+    percent = registry.pin("tiny").canary.percent
+    ended = duet_models(models, "rollback", "tiny")
+    shown_after = duet_models(models, "status", "tiny")
+
+    assert [result.exit_code for result in (started, shown, widened, ended, shown_after)] == [0] * 5
+    assert started.stdout == "tiny v2 goes to 10 % of the devices, v1 to the others.\n"
+    assert re.search(r"^tiny v1 \(pinned 20\S+\)$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^  canary +v2 to 10 % of the devices since 20\S+$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^  previous +v2$", shown.stdout, re.MULTILINE)
+    assert percent == 50
+    assert ended.stdout == "tiny v1 goes to every device again; the canary v2 is ended.\n"
+    assert re.search(
+        r"given up +v2 with 50 %, from \S+ to \S+: it was rolled back by hand$", shown_after.stdout.rstrip()
+    )
+    assert "canary  " not in shown_after.stdout
+
+
+@pytest.mark.parametrize("percent", ["0", "100", "-3"])
+def test_a_share_that_is_none_is_the_callers_mistake(models: Path, percent: str) -> None:
+    Registry(models).activate("tiny", "v1")
+
+    result = duet_models(models, "activate", "tiny", "v2", f"--canary={percent}")
+
+    assert result.exit_code == 2
+    assert "more than 0 and less than 100 percent" in result.stderr
+    assert Registry(models).pin("tiny").canary is None
+
+
+def gateway_state(version: str, canary: dict[str, object] | None = None) -> dict[str, object]:
+    return {"gateway": "4f00ba12", "version": version, "canary": canary}
+
+
+@pytest.mark.parametrize(
+    ("gateways", "silent", "code"),
+    [(("v1", "v1"), 0, 0), (("v1", "v2"), 0, 1), (("v1",), 1, 1)],
+    ids=["all-as-pinned", "one-behind", "one-silent"],
+)
+def test_status_asks_a_running_server_what_its_gateways_serve(
+    models: Path, cloud: FakeCloud, gateways: tuple[str, ...], silent: int, code: int
+) -> None:
+    registry = Registry(models)
+    registry.activate("tiny", "v1")
+    registry.start_canary("tiny", "v2", 10)
+    tally = {"requests": 9.0, "failures": 1.0}
+    canary = {"version": "v2", "percent": 10.0, "since": "now", "counted": tally, "beside": tally}
+    cloud.rollout = {
+        "model": "tiny",
+        "gateways": [gateway_state(version, canary) for version in gateways],
+        "silent": silent,
+    }
+
+    result = duet_models(models, "status", "tiny", "--url", cloud.url)
+
+    assert result.exit_code == code
+    assert [line.split()[3] for line in result.stdout.splitlines() if line.startswith("gateway")] == [
+        f"{version}," for version in gateways
+    ]
+    assert "v2 to 10 %: 1 of 9 requests failed or were late, 1 of 9 beside it" in result.stdout
+    assert ("1 more did not answer" in result.stdout) == bool(silent)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nonsense"])
+def test_status_of_a_server_that_is_not_there_says_so(models: Path, url: str) -> None:
+    result = duet_models(models, "status", "tiny", "--url", url)
+
+    assert result.exit_code in (1, 2)
+    assert result.stderr.startswith("duet: Expected")
+
+
+def test_status_of_a_server_that_refuses_repeats_what_it_said(models: Path, cloud: FakeCloud) -> None:
+    cloud.missing = {"code": "unknown_model", "detail": "Expected the name of a published model."}
+
+    result = duet_models(models, "status", "tiny", "--url", cloud.url)
+
+    assert result.exit_code == 1
+    assert "it answered 404" in result.stderr

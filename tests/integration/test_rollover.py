@@ -1,0 +1,209 @@
+"""Over real HTTP: versions are rolled over under load, devices move with them, and replicas may die."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app import builder
+from app.server import RunningServer, start
+from app.settings import AppSettings
+from duet.device import DuetDevice
+from duet.protocol.package import ParameterPackage
+from duet.registry import Registry
+from tests.published_version import ITEM_IDS, TABLE, write_version
+
+pytestmark = pytest.mark.serve
+
+URL = "/v1/models/tiny/parameters"
+BODY: dict[str, Any] = {"device": "phone", "sample": list(ITEM_IDS[:4]), "link": "wifi", "budget_ms": 10_000}
+ROLLOVERS, USERS = 6, 4
+PATIENCE_S = 60
+
+
+@dataclass
+class Load:
+    """What became of requests that were sent all the time."""
+
+    failures: list[str] = field(default_factory=list)
+    mixed: list[str] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+
+
+def wait_until(is_true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_true():
+        assert time.monotonic() < deadline, f"{what} within {PATIENCE_S} s"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """Version v1, which is pinned, and v2."""
+    write_version(tmp_path, version="v1", seed=1)
+    registry = Registry(tmp_path)
+    registry.activate("tiny", "v1")
+    write_version(tmp_path, version="v2", seed=2)
+    return registry
+
+
+@pytest.fixture
+def server(registry: Registry) -> Iterator[RunningServer]:
+    with start(AppSettings(models=str(registry.root), refresh_s=0.05), port=0, num_cpus=2) as running:
+        yield running
+
+
+async def ask_on(
+    client: httpx.AsyncClient, device: str, digests: dict[str, str], load: Load, done: asyncio.Event
+) -> None:
+    """Ask again and again; hold every answer to its version, in the headers and in the package."""
+    while not done.is_set():
+        answer = await client.post(URL, json=BODY | {"device": device})
+        if answer.status_code != 200:
+            load.failures.append(f"{answer.status_code} {answer.text[:200]}")
+            continue
+        version = answer.headers["duet-model-version"]
+        load.versions.append(version)
+        package = ParameterPackage.decode(answer.content, TABLE)
+        if not package.version.hex() == answer.headers["duet-version"] == digests[version]:
+            load.mixed.append(version)
+
+
+async def roll_over(server: RunningServer, registry: Registry, load: Load) -> None:
+    """Activate one version after the other, a new one each time, while users ask."""
+    digests = {name: registry.open("tiny", name).digest.hex() for name in ("v1", "v2")}
+    done = asyncio.Event()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client, asyncio.TaskGroup() as users:
+        for number in range(USERS):
+            users.create_task(ask_on(client, f"phone-{number}", digests, load, done))
+        for number in range(3, 3 + ROLLOVERS):
+            version = f"v{number}"
+            digests[version] = write_version(registry.root, version=version, seed=number).digest.hex()
+            await asyncio.to_thread(registry.activate, "tiny", version)
+            deadline = time.monotonic() + PATIENCE_S
+            # every user has been answered by the new version
+            while load.versions[-USERS:] != [version] * USERS:
+                assert time.monotonic() < deadline, f"{version} is served within {PATIENCE_S} s"
+                await asyncio.sleep(0.01)
+        done.set()
+
+
+def test_rollovers_under_load_fail_nobody_and_mix_nothing(server: RunningServer, registry: Registry) -> None:
+    load = Load()
+
+    asyncio.run(roll_over(server, registry, load))
+
+    assert not load.failures
+    assert not load.mixed
+    assert list(Counter(load.versions)) == ["v1", *(f"v{number}" for number in range(3, 3 + ROLLOVERS))]
+
+
+def test_devices_follow_a_canary_there_and_back(server: RunningServer, registry: Registry, tmp_path: Path) -> None:
+    sample = BODY["sample"]
+    registry.start_canary("tiny", "v2", 50)
+    canary = registry.pin("tiny").canary
+    names = [f"phone-{number}" for number in range(40)]
+    inside = next(name for name in names if canary.takes("tiny", name))
+    outside = next(name for name in names if not canary.takes("tiny", name))
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+
+        def served(percent: float | None) -> Callable[[], bool]:
+            def is_served() -> bool:
+                (state,) = client.get("/v1/models/tiny/rollout").json()["gateways"]
+                return percent == (state["canary"] and state["canary"]["percent"])
+
+            return is_served
+
+        wait_until(served(50), "the canary is served")
+        with (
+            DuetDevice(server.url, "tiny", device_id=inside, cache=tmp_path / "inside", budget_ms=10_000) as moved,
+            DuetDevice(server.url, "tiny", device_id=outside, cache=tmp_path / "outside", budget_ms=10_000) as stays,
+        ):
+            first = [moved.update(sample), stays.update(sample)]
+            at_first = [moved.manifest.version, stays.manifest.version]
+            again = moved.update(sample)
+            registry.rollback("tiny")
+            wait_until(served(None), "the canary is ended")
+            back = moved.update(sample)
+            stayed = stays.update(sample)
+
+            # each got the device model of its own version at once, and matching parameters
+            assert [(update.status, update.model_replaced, update.attempts) for update in first] == [
+                ("updated", False, 1)
+            ] * 2
+            assert at_first == ["v2", "v1"]
+            assert again.status == "kept"
+            assert (back.status, back.model_replaced, moved.manifest.version) == ("updated", True, "v1")
+            assert stayed.status == "kept"
+            assert (moved.model.scores(sample) == stays.model.scores(sample)).all()
+
+
+@pytest.fixture
+def split_server(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
+    """Split placement with two encoders, so that one can die."""
+    deployment = builder._deployment
+
+    def of_two(replica: type, name: str, requests: int, **resources: float) -> Any:
+        made = deployment(replica, name, requests, **{**resources, "num_cpus": 0.1})
+        return made.options(num_replicas=2) if name == "Encoder" else made
+
+    monkeypatch.setattr(builder, "_deployment", of_two)
+    settings = AppSettings(models=str(registry.root), placement="split", refresh_s=0.1)
+    with start(settings, port=0, num_cpus=2) as running:
+        yield running
+
+
+def encoder_processes() -> list[int]:
+    import ray
+
+    actors = ray._private.state.actors().values()
+    return [actor["Pid"] for actor in actors if "#Encoder#" in actor["Name"] and actor["State"] == "ALIVE"]
+
+
+def test_a_replica_may_die_under_load_and_the_next_one_has_what_is_pinned(
+    split_server: RunningServer, registry: Registry
+) -> None:
+    answers: list[httpx.Response] = []
+    done = threading.Event()
+
+    def ask_until_done() -> None:
+        with httpx.Client(base_url=split_server.url, timeout=30) as client:
+            while not done.is_set():
+                answers.append(client.post(URL, json=BODY))
+
+    def is_served(version: str) -> bool:
+        return bool(answers) and answers[-1].headers.get("duet-model-version") == version
+
+    wait_until(lambda: len(encoder_processes()) == 2, "two encoders run")
+    killed, other = encoder_processes()
+    users = [threading.Thread(target=ask_until_done) for _ in range(USERS)]
+    for user in users:
+        user.start()
+    try:
+        wait_until(lambda: is_served("v1"), "v1 is served")
+        # it holds what it has been sent when it dies
+        os.kill(killed, signal.SIGSTOP)
+        held = len(answers)
+        wait_until(lambda: len(answers) > held, "the other one answers")
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: len(set(encoder_processes()) - {killed, other}) == 1, "a new encoder runs")
+        registry.activate("tiny", "v2")
+        wait_until(lambda: is_served("v2"), "v2 is served")
+    finally:
+        done.set()
+        for user in users:
+            user.join(PATIENCE_S)
+
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert all((each.status_code, each.headers["retry-after"]) == (503, "1") for each in refused)
+    # those of at most two batches in flight
+    assert len(refused) <= 2 * USERS
