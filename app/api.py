@@ -22,7 +22,6 @@ from app.metadata import MetadataReader, ServerMetadata
 from app.mistakes import told
 from app.problems import plain_problem, problem_response
 from app.schemas import ModelList, PackageAnswer, ParametersRequest, Rollout, Status
-from app.served_version import ServedVersion
 from deployments.telemetry import TRACEPARENT_CHARACTERS, Origin
 from duet.protocol.access_errors import HeadersTooLarge, RateLimited, RequestTooSlow, Unauthorized
 from duet.protocol.errors import (

@@ -237,7 +237,7 @@ class Gateway:
             if not call.shared_offers:
                 raise
             plan = _fitting(call, call.shared_offers, 0.0)
-            record.planned(plan, now_s=self._clock())
+            call.record.planned(plan, now_s=self._clock())
             answered, queue_ms = _shared(call, plan), 0.0
         return self._answer(call, plan, answered, queue_ms)
 

@@ -8,6 +8,7 @@ NAMES = {
     "serving.throughput": "either placement in closed loop, beside the same job built otherwise",
     "kernels": "every operation of kernels/, beside plain PyTorch and torch.compile",
     "telemetry": "what metrics and traces cost a request",
+    "serving.rollover": "versions rolled over under open-loop load: failures, mixed versions, late answers",
 }
 
 

@@ -1,1 +1,1 @@
-"""Benchmarks of the running server."""
+"""What a running server does under load."""
