@@ -254,7 +254,7 @@ class Catalog:
     async def _follow(self, model: str, pin: Pin) -> None:
         """Prepare what a pin names, and flip to it; a canary that passes or ends moves no device twice."""
         if pin.version != self._active_version(model):
-            await self._activate(model, pin.version)
+            await self._activate(model, pin.version)  # flips last, so a canary that has passed is gone in the same turn
         wanted, present = pin.canary, self._canaries.get(model)
         if wanted is None or (model, wanted) in self._given_up:
             self._canaries.pop(model, None)
@@ -271,9 +271,6 @@ class Catalog:
 
     async def _activate(self, model: str, version: str) -> None:
         served = await self._ready(model, version)
-        on_trial = self._canaries.get(model)
-        if on_trial is not None and on_trial.served is served:
-            del self._canaries[model]  # it has passed
         for retired in self._in_place(model):
             self._keep(retired)
         self._active[model] = served

@@ -25,7 +25,6 @@ from duet.protocol.errors import (
     DeadlineExceeded,
     NotAcceptable,
     Overloaded,
-    RequestError,
     VersionNotReady,
 )
 from duet.protocol.representation import SHARED, Dtype, Form
@@ -365,8 +364,8 @@ def _fitting(call: _Call, offers: tuple[Offer, ...], server_ms: float) -> Plan:
 
 
 def _is_fault(call: _Call, error: Exception) -> bool:
-    """Whether a failure is held against the version, and not against who sent the request."""
-    return _fits_the_network(call) if isinstance(error, BudgetTooSmall) else not isinstance(error, RequestError)
+    """Whether the failure of a valid request is held against its version, and not against its budget."""
+    return not isinstance(error, BudgetTooSmall) or _fits_the_network(call)
 
 
 def _fits_the_network(call: _Call) -> bool:

@@ -136,7 +136,8 @@ class DeviceUser(FastHttpUser):  # type: ignore[misc]
         self._report(measured_ms, budget_ms, request_bytes=len(body), response_bytes=len(content))
 
     def _read_manifest(self) -> ServedVersion:
-        path = f"/v1/models/{self.environment.parsed_options.model}"
+        # under a canary two devices are served two versions
+        path = f"/v1/models/{self.environment.parsed_options.model}?device={self._id}"
         with self.client.get(path, name="manifest", catch_response=True) as response:
             try:
                 if response.status_code == 404:

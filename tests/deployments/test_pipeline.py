@@ -22,7 +22,7 @@ from deployments.telemetry import StageTimes
 from duet.protocol.errors import GenerationError, NonFiniteParameters, UnknownVersion, VersionNotReady
 from duet.protocol.package import ParameterPackage
 from duet.protocol.representation import SHARED, Dtype, Form, Representation
-from tests.deployments.virtual_time import now_s, run_virtually
+from tests.deployments.virtual_time import now_s, pass_seconds, run_virtually
 from tests.published_version import ITEM_IDS, TABLE
 
 HALF = Representation(Form.FACTORS, Dtype.FLOAT16, 2)
@@ -356,9 +356,10 @@ class AbsentComposer(DyingComposer):
 
     def __init__(self) -> None:
         super().__init__(ActorDiedError())
-        self.is_back = False
+        self.is_back, self.takes_s = False, 0.0
 
     async def compose(self, *arguments: object, **options: object) -> Timed[list[bytes]]:
+        await pass_seconds(self.takes_s)
         if not self.deaths and not self.is_back:
             await asyncio.get_running_loop().create_future()
         return await super().compose(*arguments, **options)
@@ -377,6 +378,7 @@ def test_nobody_waits_long_for_the_only_replica_to_come_back() -> None:
             refusals.append(now_s() - started_s)
         composer.is_back = True
         await pipeline.run([order(0)])
+        composer.takes_s = 3.0  # longer than an outage is waited for
         return await pipeline.run([order(0)])
 
     (outcome,) = run_virtually(main())

@@ -75,6 +75,7 @@ class ServingFake:
         self.asked: list[dict] = []
         self.downloads = 0
         self.authorizations: set[str | None] = set()
+        self.paths: list[str] = []
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -90,7 +91,8 @@ class ServingFake:
                     models = {"models": [{"name": name, "active": "v1", "versions": ["v1"]} for name in fake.models]}
                     self._send(200, json_headers, json.dumps(models).encode())
                     return
-                is_known = self.path.rsplit("/", 1)[-1] in fake.models
+                fake.paths.append(self.path)
+                is_known = self.path.partition("?")[0].rsplit("/", 1)[-1] in fake.models
                 self._send(200 if is_known else 404, json_headers, fake.manifest if is_known else b"")
 
             def do_POST(self):

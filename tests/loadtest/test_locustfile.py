@@ -115,6 +115,8 @@ def test_a_rollover_is_followed():
 
     assert code == 0, output
     assert figures["GET manifest"]["num_requests"] > 4
+    # under a canary each device has a manifest of its own
+    assert {path.partition("?device=")[2] for path in cloud.paths} == {asked["device"] for asked in cloud.asked}
     assert digest_of(second).hex() in {asked.get("current", {}).get("version") for asked in cloud.asked}
 
 

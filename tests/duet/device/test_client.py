@@ -39,6 +39,16 @@ def test_the_device_model_is_downloaded_once_and_predicts_with_shared_parameters
     assert device.manifest.version == "v1"
 
 
+def test_a_first_device_model_is_that_of_the_version_which_this_device_gets(device, cloud):
+    device.predict(SAMPLE)
+
+    manifest, device_model = (dict(request.url.params) for request in cloud.requests)
+    device.update(SAMPLE)
+
+    assert manifest == {"device": cloud.asked[0]["device"]}
+    assert device_model == {"version": "v1"}
+
+
 def test_a_device_that_starts_again_needs_no_network(make_device, cloud):
     before = make_device().predict(SAMPLE)
     cloud.fail(httpx.ConnectError("no route"))
