@@ -32,6 +32,8 @@ from kernels import (
     synthesize_factors,
 )
 
+# batches up to the default of max_batch; a larger bucket holds memory that few servers need
+_WARM_SIZES = tuple(2**exponent for exponent in range(7))
 _HEADS = {Form.FACTORS: "factors", Form.COMPOSED: "factors", Form.FULL: "full"}
 
 
@@ -207,6 +209,6 @@ class ParameterGenerator:
         for kind in prepared.kinds():
             generation = prepared.generation(kind)
             if generation.captured:
-                generation.captured.warm_up()
+                generation.captured.warm_up(_WARM_SIZES)
             for representation in generation.numbers:
                 self._generate(prepared, generation, embeddings[:1], [representation])
