@@ -16,10 +16,11 @@ import duet
 from app import openapi
 from app.access import Access, KeyCheck
 from app.boundary import BODY_TIMEOUT_S, Boundary, request_id_of
-from app.gateway import ANSWER_TYPES, JSON, ONNX, PACKAGE, Gateway
+from app.gateway import Gateway
 from app.media_types import media_type_of, negotiate
 from app.metadata import MetadataReader, ServerMetadata
 from app.mistakes import told
+from app.offers import ANSWER_TYPES, JSON, ONNX, PACKAGE
 from app.problems import plain_problem, problem_response
 from app.schemas import ModelList, PackageAnswer, ParametersRequest, Rollout, Status
 from deployments.telemetry import TRACEPARENT_CHARACTERS, Origin

@@ -7,37 +7,31 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from app.call import Call, is_as_good
 from app.canary import CanaryLimit
 from app.catalog import Catalog
+from app.offers import JSON, offers_of
 from app.rollout import Peers, Rollouts
-from app.schemas import Accepts, DtypeName, FormName, PackageAnswer, ParametersRequest
-from app.served_version import ServedVersion
+from app.schemas import Accepts, PackageAnswer, ParametersRequest
 from app.settings import AppSettings
 from app.telemetry import NO_ORIGIN, Telemetry
 from deployments.batching import BatchLimits, DispatchWhenFreeBatcher
-from deployments.orders import Answered, AnswerKind, Order
+from deployments.orders import Answered, Order
 from deployments.pipeline import Pipeline
-from deployments.telemetry import Origin, RequestRecord, StageTimes
-from duet.protocol import package
-from duet.protocol.budget import Offer, Plan, choose_plan
+from deployments.telemetry import Origin, RequestRecord
+from duet.protocol.budget import Offer, Plan
 from duet.protocol.errors import (
     BudgetTooSmall,
     DeadlineExceeded,
-    NotAcceptable,
     Overloaded,
     VersionNotReady,
 )
-from duet.protocol.representation import SHARED, Dtype, Form
-
-PACKAGE, JSON, ONNX = package.MEDIA_TYPE, "application/json", "application/onnx"
-ANSWER_TYPES = (PACKAGE, JSON, ONNX)
-"""What an answer can be, the default first."""
+from duet.protocol.representation import SHARED
 
 KEEP = "keep"
 """What ``Duet-Plan`` says when the device already holds what it would get."""
 
 _PRIORITIES = {"high": 0, "normal": 1, "low": 2}
-_JSON_FIELD_BYTES = 320
 _READY_S = 5.0
 _DEFAULT_ACCEPTS = Accepts()
 
@@ -52,35 +46,6 @@ class GatewayAnswer:
     headers: dict[str, str]
     content: bytes = b""
     media_type: str | None = None
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A request on its way through the gateway."""
-
-    request: ParametersRequest
-    served: ServedVersion
-    canonical: bytes
-    upload_bytes: int
-    media_type: str
-    started_s: float
-    offers: tuple[Offer, ...]
-    record: RequestRecord
-
-    @property
-    def answer_kind(self) -> AnswerKind:
-        return "onnx" if self.media_type == ONNX else "package"
-
-    @property
-    def batch_kind(self) -> tuple[str, str, AnswerKind]:
-        return self.served.published.model, self.served.published.version, self.answer_kind
-
-    @property
-    def shared_offers(self) -> tuple[Offer, ...]:
-        return tuple(offer for offer in self.offers if offer.representation.form is Form.SHARED)
-
-    def tag(self, offer: Offer | Plan) -> bytes:
-        return package.tag_of(self.served.digest, offer.representation, self.canonical)
 
 
 class Gateway:
@@ -210,23 +175,23 @@ class Gateway:
         served.signature.validate(request.sample, served.vocabulary)
         canonical = served.signature.canonical(request.sample)
         accepts = request.accepts or _DEFAULT_ACCEPTS
-        offers = self._offers(served, accepts, media_type)
-        call = _Call(request, served, canonical, upload_bytes, media_type, started_s, offers, record)
+        offers = offers_of(served, accepts, media_type)
+        call = Call(request, served, canonical, upload_bytes, media_type, started_s, offers, record)
         if self.catalog.canary(model) is None:
             return await self._respond(call)
         try:
             answer = await self._respond(call)
         except Exception as error:
-            self.catalog.judge(model, served, is_failure=_is_fault(call, error))
+            self.catalog.judge(model, served, is_failure=call.is_fault(error))
             raise
         self.catalog.judge(model, served, is_failure=self._is_late(call, answer))
         return answer
 
-    async def _respond(self, call: _Call) -> GatewayAnswer:
-        held = _held(call)
+    async def _respond(self, call: Call) -> GatewayAnswer:
+        held = call.held
         try:
             plan = self._plan(call)
-            if held is not None and _is_as_good(held, plan):
+            if held is not None and is_as_good(held, plan):
                 return self._keep(call, held)
             answered, queue_ms = await self._ask(call, plan)
         except (BudgetTooSmall, Overloaded):
@@ -235,30 +200,18 @@ class Gateway:
                 return self._keep(call, held)
             if not call.shared_offers:
                 raise
-            plan = _fitting(call, call.shared_offers, 0.0)
+            plan = call.fitting(call.shared_offers, 0.0)
             call.record.planned(plan, now_s=self._clock())
-            answered, queue_ms = _shared(call, plan), 0.0
+            answered, queue_ms = call.shared(plan), 0.0
         return self._answer(call, plan, answered, queue_ms)
 
-    def _is_late(self, call: _Call, answer: GatewayAnswer) -> bool:
+    def _is_late(self, call: Call, answer: GatewayAnswer) -> bool:
         """Whether an answer is late, or the last rung for want of time."""
         if answer.headers["Duet-Plan"] == str(SHARED):
-            return _fits_the_network(call)
+            return call.fits_the_network()
         return self._elapsed_ms(call) + float(answer.headers["Duet-Network-Ms"]) > call.request.budget_ms
 
-    def _offers(self, served: ServedVersion, accepts: Accepts, media_type: str) -> tuple[Offer, ...]:
-        """List what the version has and the device takes, with the bytes that it takes on the wire; worked out once.
-
-        Raises:
-            NotAcceptable: If there is nothing.
-        """
-        # sets, so that the keys are few whatever the requests repeat and reorder
-        wish = (frozenset(accepts.forms), frozenset(accepts.dtypes), media_type)
-        if wish not in served.offers_by_wish:
-            served.offers_by_wish[wish] = _offers(served, *wish)
-        return served.offers_by_wish[wish]
-
-    def _plan(self, call: _Call) -> Plan:
+    def _plan(self, call: Call) -> Plan:
         """Choose before any work.
 
         Raises:
@@ -267,22 +220,22 @@ class Gateway:
         """
         predicted_ms = self._batcher.predicted_ms(call.batch_kind)
         try:
-            return _fitting(call, call.offers, predicted_ms)
+            return call.fitting(call.offers, predicted_ms)
         except BudgetTooSmall as refusal:
             if self._batcher.is_out_of_date(call.batch_kind):
                 # a slow batch may be all that is known: without a trial nobody would be served ever again
                 return self._trial(call, predicted_ms, refusal)
-            _fitting(call, call.offers, self._batcher.compute_ms(call.batch_kind))
+            call.fitting(call.offers, self._batcher.compute_ms(call.batch_kind))
             raise Overloaded(retry_after_s=self._batcher.retry_after_s(call.batch_kind)) from refusal
 
-    def _trial(self, call: _Call, predicted_ms: float, refusal: BudgetTooSmall) -> Plan:
+    def _trial(self, call: Call, predicted_ms: float, refusal: BudgetTooSmall) -> Plan:
         try:
-            plan = _fitting(call, call.offers, 0.0)
+            plan = call.fitting(call.offers, 0.0)
         except BudgetTooSmall:
             raise refusal from None
         return replace(plan, server_ms=predicted_ms, predicted_ms=plan.network_ms + predicted_ms)
 
-    async def _ask(self, call: _Call, plan: Plan) -> tuple[Answered, float]:
+    async def _ask(self, call: Call, plan: Plan) -> tuple[Answered, float]:
         """Queue the order; give up when the answer could not arrive in time any more."""
         order = Order(
             model=call.served.published.model,
@@ -307,7 +260,7 @@ class Gateway:
         call.record.computed(batched.result.times.queued(batched.queue_ms), batch_size=batched.batch_size)
         return batched.result, batched.queue_ms
 
-    def _answer(self, call: _Call, plan: Plan, answered: Answered, queue_ms: float) -> GatewayAnswer:
+    def _answer(self, call: Call, plan: Plan, answered: Answered, queue_ms: float) -> GatewayAnswer:
         tag, server_ms = call.tag(plan).hex(), self._elapsed_ms(call)
         headers = call.served.headers | {
             "Duet-Plan": str(plan.representation),
@@ -331,7 +284,7 @@ class Gateway:
         )
         return GatewayAnswer(200, headers, document.model_dump_json().encode(), JSON)
 
-    def _keep(self, call: _Call, held: Offer) -> GatewayAnswer:
+    def _keep(self, call: Call, held: Offer) -> GatewayAnswer:
         server_ms = self._elapsed_ms(call)
         network_ms = call.request.network.exchange_ms(request_bytes=call.upload_bytes, response_bytes=0)
         call.record.kept(network_ms)
@@ -344,85 +297,5 @@ class Gateway:
         }
         return GatewayAnswer(204, headers)
 
-    def _elapsed_ms(self, call: _Call) -> float:
+    def _elapsed_ms(self, call: Call) -> float:
         return (self._clock() - call.started_s) * 1000
-
-
-def _fitting(call: _Call, offers: tuple[Offer, ...], server_ms: float) -> Plan:
-    """Choose the best offer that fits when the server takes ``server_ms``.
-
-    Raises:
-        BudgetTooSmall: If nothing does.
-    """
-    return choose_plan(
-        offers,
-        link=call.request.network,
-        budget_ms=call.request.budget_ms,
-        upload_bytes=call.upload_bytes,
-        server_ms=server_ms,
-    )
-
-
-def _is_fault(call: _Call, error: Exception) -> bool:
-    """Whether the failure of a valid request is held against its version, and not against its budget."""
-    return not isinstance(error, BudgetTooSmall) or _fits_the_network(call)
-
-
-def _fits_the_network(call: _Call) -> bool:
-    """Whether something better than ``shared`` would arrive in time from a server that takes none."""
-    try:
-        return _fitting(call, call.offers, 0.0).representation != SHARED
-    except BudgetTooSmall:
-        return False
-
-
-def _offers(
-    served: ServedVersion, form_names: frozenset[FormName], dtype_names: frozenset[DtypeName], media_type: str
-) -> tuple[Offer, ...]:
-    forms: set[Form] = {Form[name.upper()] for name in form_names}
-    dtypes = {Dtype[name.upper()] for name in dtype_names}
-    if media_type == ONNX:  # a finished model of full precision, whatever it is composed from
-        forms, dtypes = {Form.COMPOSED, Form.FACTORS, Form.FULL}, {Dtype.FLOAT32}
-    offers = tuple(
-        Offer(offer.representation, _wire_bytes(served, offer, media_type), offer.quality, offer.higher_is_better)
-        for offer in served.offers
-        if offer.representation.form in forms
-        and (offer.representation.dtype in dtypes or offer.representation.form is Form.SHARED)
-    )
-    if not offers:
-        wanted = [f"{form.name.lower()}/{dtype.name.lower()}" for form in sorted(forms) for dtype in sorted(dtypes)]
-        raise NotAcceptable(accepts=wanted, offered=[str(offer.representation) for offer in served.offers])
-    return offers
-
-
-def _wire_bytes(served: ServedVersion, offer: Offer, media_type: str) -> int:
-    if media_type == ONNX:
-        return served.published.manifest.files["device.onnx"].bytes
-    if media_type == JSON:
-        return 4 * -(-offer.package_bytes // 3) + _JSON_FIELD_BYTES
-    return offer.package_bytes
-
-
-def _shared(call: _Call, plan: Plan) -> Answered:
-    """Make the package that tells a device to use its shared parameters: it has no body, so no stage is asked."""
-    content = package.seal(
-        b"",
-        representation=plan.representation,
-        version=call.served.digest,
-        table=call.served.published.manifest.layers,
-        tag=call.tag(plan),
-    )
-    return Answered(content, StageTimes())
-
-
-def _held(call: _Call) -> Offer | None:
-    """Find what the device holds among what it could get for this very sample: no work is needed to know that."""
-    current = call.request.current
-    if current is None or current.version != call.served.digest.hex():
-        return None
-    tag = bytes.fromhex(current.tag)
-    return next((offer for offer in call.offers if call.tag(offer) == tag), None)
-
-
-def _is_as_good(held: Offer, plan: Plan) -> bool:
-    return held.quality >= plan.quality if held.higher_is_better else held.quality <= plan.quality

@@ -208,7 +208,7 @@ class ParameterGenerator:
         """Generate a small batch of every kind: the first one of a kind lays out its plans, compiles and captures."""
         for kind in prepared.kinds():
             generation = prepared.generation(kind)
-            if generation.captured:
-                generation.captured.warm_up(_WARM_SIZES)
+            if isinstance(generation.bound, CapturedGeneration):
+                generation.bound.warm_up(_WARM_SIZES)
             for representation in generation.numbers:
                 self._generate(prepared, generation, embeddings[:1], [representation])

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from app.gateway import PACKAGE, Gateway, GatewayAnswer
+from app.gateway import Gateway, GatewayAnswer
+from app.offers import PACKAGE
 from app.schemas import ParametersRequest
 from deployments.orders import Answered, Order
 from deployments.telemetry import StageTimes

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.gateway import ANSWER_TYPES, JSON, KEEP, ONNX, Gateway
+from app.gateway import KEEP, Gateway
+from app.offers import ANSWER_TYPES, JSON, ONNX
 from app.schemas import PackageAnswer
 from app.settings import AppSettings
 from deployments.orders import Answered, Order

@@ -14,7 +14,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from app.gateway import PACKAGE, Gateway
+from app.gateway import Gateway
+from app.offers import PACKAGE
 from app.schemas import ParametersRequest
 from app.settings import AppSettings
 from app.telemetry import Telemetry
