@@ -28,6 +28,8 @@ from deployments.replicas import ComposerReplica, EncoderReplica, ParameterGener
 _GATEWAY_REQUESTS = 512
 # a batch crosses a hop, so these are batches
 _STAGE_BATCHES = 16
+# three failures in a row restart a replica; Serve's own ten and thirty seconds would be many budgets
+_HEALTH_CHECK_S = 2.0
 
 
 class GatewayReplica:
@@ -43,7 +45,7 @@ class GatewayReplica:
         configure_logs(settings.log_format)
         pipeline: Pipeline = SplitPipeline(*stages) if stages else _colocated(settings)
         self._telemetry = Telemetry.of(settings)
-        self._settings = settings
+        self._settings, self._check = settings, None if stages else pipeline.check
         self._gateway = Gateway(settings, pipeline, peers=_ask_every_gateway, telemetry=self._telemetry)
         await self._gateway.start()
         self._telemetry.start(self._gateway, RayGauges())
@@ -62,7 +64,9 @@ class GatewayReplica:
         return self._gateway.catalog.state(model)
 
     async def check_health(self) -> None:
-        """Show that the event loop turns; the stages have checks of their own."""
+        """Show that the event loop turns, and the worker of colocated stages; others have checks of their own."""
+        if self._check is not None:
+            await self._check()
 
     async def __del__(self) -> None:  # Serve awaits it before it ends the process
         await self._gateway.stop()
@@ -75,9 +79,20 @@ def build_app(args: AppSettings) -> Application:
     Args:
         args: ``args`` of ``serve_config.yaml``, or the options of ``duet serve``.
     """
+    return wire(args, ParameterGeneratorReplica)
+
+
+def wire(settings: AppSettings, generator_replica: type, **generator_options: object) -> Application:
+    """Wire an application whose parameter generator may be another one in split placement: benchmarks have one.
+
+    Args:
+        settings: What the operator has set.
+        generator_replica: What is deployed in the place of ``ParameterGeneratorReplica``.
+        generator_options: What it takes besides.
+    """
     # replicas may start elsewhere than this process
-    files = {"models": args.models, "api_keys": args.api_keys, "signing_keys": args.signing_keys}
-    settings = args.model_copy(
+    files = {"models": settings.models, "api_keys": settings.api_keys, "signing_keys": settings.signing_keys}
+    settings = settings.model_copy(
         update={name: str(Path(file).resolve()) for name, file in files.items() if file is not None}
     )
     gateway = serve.ingress()(GatewayReplica)
@@ -88,14 +103,13 @@ def build_app(args: AppSettings) -> Application:
     models, model, threads = settings.models, settings.model, settings.intra_op_threads
     every = {"model": model, "refresh_s": settings.refresh_s, "log_format": settings.log_format}
     encoder = _deployment(EncoderReplica, "Encoder", _STAGE_BATCHES, num_cpus=0.5)
-    generator = _deployment(
-        ParameterGeneratorReplica, "ParameterGenerator", _STAGE_BATCHES, num_cpus=0.5, **accelerator
-    )
+    generator = _deployment(generator_replica, "ParameterGenerator", _STAGE_BATCHES, num_cpus=0.5, **accelerator)
+    generator_options |= {"accelerator": settings.accelerator, "intra_op_threads": threads}
     composer = _deployment(ComposerReplica, "Composer", _STAGE_BATCHES, num_cpus=0.25)
     return _deployment(gateway, "Gateway", _GATEWAY_REQUESTS, num_cpus=0.5).bind(
         settings,
         encoder.bind(models, **every, intra_op_threads=threads),
-        generator.bind(models, **every, accelerator=settings.accelerator, intra_op_threads=threads),
+        generator.bind(models, **every, **generator_options),
         composer.bind(models, **every),
     )
 
@@ -106,7 +120,14 @@ async def _ask_every_gateway(model: str) -> Sequence[object]:
 
 
 def _deployment(replica: type, name: str, requests: int, **resources: float) -> serve.Deployment:
-    return serve.deployment(replica, name=name, max_ongoing_requests=requests, ray_actor_options=resources)
+    return serve.deployment(
+        replica,
+        name=name,
+        max_ongoing_requests=requests,
+        ray_actor_options=resources,
+        health_check_period_s=_HEALTH_CHECK_S,
+        health_check_timeout_s=_HEALTH_CHECK_S,
+    )
 
 
 def _colocated(settings: AppSettings) -> ColocatedPipeline:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deployments.compute_estimate import ComputeEstimate
@@ -16,6 +17,7 @@ from deployments.loading import VersionLoader
 from deployments.orders import Answered, Order, Timed
 from deployments.pin_follower import PinFollower
 from deployments.telemetry import StageTimes, Stopwatch
+from deployments.worker import Worker
 from duet.protocol.errors import DuetError, GenerationError, VersionNotReady
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ class ColocatedPipeline:
         self._encoder, self._generator, self._composer = encoder, generator, composer
         self._brief_ms, self._clock = brief_ms, clock
         self._costs: dict[Hashable, ComputeEstimate] = {}
-        self._worker = ThreadPoolExecutor(1, "stages")
+        self._worker = Worker("stages")
         self._loader = VersionLoader(intra_op_threads=intra_op_threads)
         self._follower: PinFollower | None = None
 
@@ -101,16 +103,21 @@ class ColocatedPipeline:
         await self._loader.run(self._load, model, version)
 
     async def check(self) -> None:
-        """Return when the worker thread has answered."""
-        await asyncio.get_running_loop().run_in_executor(self._worker, bool)
+        """Return when an idle worker thread has answered; judge a busy one by its batches.
+
+        Raises:
+            RuntimeError: If it is stuck, or most of its batches fail.
+        """
+        await self._worker.check()
 
     async def run(self, orders: Sequence[Order]) -> list[Outcome]:
         """Answer orders of one kind, in order."""
         # what has not run yet is not known to be brief: it may have to load a version
         cost = self._costs.setdefault(orders[0].kind, ComputeEstimate())
+        compute = partial(self._learn, cost, orders)
         if cost.predict_ms(len(orders)) <= self._brief_ms:
-            return self._learn(cost, orders)
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._learn, cost, orders)
+            return self._worker.run_here(len(orders), compute)
+        return await self._worker.run(len(orders), compute)
 
     def _learn(self, cost: ComputeEstimate, orders: Sequence[Order]) -> list[Outcome]:
         started_s = self._clock()

@@ -20,6 +20,7 @@ from deployments.logs import LogFormat, configure_logs
 from deployments.orders import AnswerKind, Timed
 from deployments.pin_follower import PinFollower
 from deployments.telemetry import StageTimes, Stopwatch
+from deployments.worker import Worker
 from duet.protocol.errors import GenerationError
 from duet.protocol.representation import Representation
 from duet.registry import Registry
@@ -64,7 +65,7 @@ class StageWorker:
         """
         configure_logs(log_format)
         self._stage = stage
-        self._worker, self._loader = ThreadPoolExecutor(1, "stage"), VersionLoader(intra_op_threads=intra_op_threads)
+        self._worker, self._loader = Worker("stage"), VersionLoader(intra_op_threads=intra_op_threads)
         registry = Registry(Path(models))
         for name in registry.models() if model is None else [model]:
             stage.prepare(name, registry.active(name))
@@ -77,14 +78,22 @@ class StageWorker:
         await self._loader.run(self._stage.prepare, model, version)
 
     async def check(self) -> None:
-        """Return when the worker thread has answered."""
-        await asyncio.get_running_loop().run_in_executor(self._worker, bool)
+        """Return when an idle worker thread has answered; judge a busy one by its batches.
+
+        Raises:
+            RuntimeError: If the worker is stuck, or most of its batches fail.
+        """
+        await self._worker.check()
+
+    def load(self) -> dict[str, float]:
+        """Tell how busy the worker was since the last time, and how long a batch had to wait."""
+        return self._worker.load()
 
     async def timed(
-        self, compute: Callable[Parameters, Value], *args: Parameters.args, **kwargs: Parameters.kwargs
+        self, size: int, compute: Callable[Parameters, Value], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> tuple[Value, float]:
-        """Compute on the worker thread; return the value and the milliseconds it took there."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, _timed, partial(compute, *args, **kwargs))
+        """Compute a batch of ``size`` on the worker thread; return the value and the milliseconds it took there."""
+        return await self._worker.run(size, partial(_timed, partial(compute, *args, **kwargs)))
 
 
 class EncoderReplica:
@@ -119,9 +128,15 @@ class EncoderReplica:
         """Show that the worker thread answers."""
         await self._worker.check()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve's autoscaler how busy the worker is."""
+        return self._worker.load()
+
     async def encode(self, samples: Sequence[object], *, model: str, version: str) -> Timed[npt.NDArray[np.float32]]:
         """Embed a batch."""
-        embeddings, elapsed_ms = await self._worker.timed(self._stage.encode, samples, model=model, version=version)
+        embeddings, elapsed_ms = await self._worker.timed(
+            len(samples), self._stage.encode, samples, model=model, version=version
+        )
         return Timed(embeddings, StageTimes(encode_ms=elapsed_ms))
 
 
@@ -151,6 +166,10 @@ class ParameterGeneratorReplica:
         """Show that the worker thread answers."""
         await self._worker.check()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve's autoscaler how busy the worker is."""
+        return self._worker.load()
+
     async def generate(
         self,
         embeddings: Timed[npt.NDArray[np.float32]],
@@ -161,7 +180,7 @@ class ParameterGeneratorReplica:
     ) -> Timed[list[bytes | None]]:
         """Generate the bodies of a batch."""
         generate = partial(self._stage.generate, embeddings.value, representations, model=model, version=version)
-        bodies, elapsed_ms = await self._worker.timed(generate)
+        bodies, elapsed_ms = await self._worker.timed(len(representations), generate)
         return Timed(bodies, replace(embeddings.times, generate_ms=elapsed_ms))
 
 
@@ -184,6 +203,10 @@ class ComposerReplica:
         """Show that the worker thread answers."""
         await self._worker.check()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve's autoscaler how busy the worker is."""
+        return self._worker.load()
+
     async def compose(
         self,
         bodies: Timed[list[bytes | None]],
@@ -196,7 +219,7 @@ class ComposerReplica:
     ) -> Timed[list[bytes | GenerationError]]:
         """Finish the answers of a batch."""
         compose = partial(self._stage.compose, bodies.value, representations, tags=tags, answers=answers)
-        contents, elapsed_ms = await self._worker.timed(compose, model=model, version=version)
+        contents, elapsed_ms = await self._worker.timed(len(representations), compose, model=model, version=version)
         return Timed(contents, replace(bodies.times, compose_ms=elapsed_ms))
 
 

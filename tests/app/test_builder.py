@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ray import serve
 
-from app.builder import build_app
+from app.builder import build_app, wire
 from app.settings import AppSettings
 
 
@@ -32,6 +32,25 @@ def test_split_placement_is_one_deployment_a_stage_on_less_than_two_cores() -> N
 
     assert set(deployments) == {"Gateway", "Encoder", "ParameterGenerator", "Composer"}
     assert sum(deployment.ray_actor_options["num_cpus"] for deployment in deployments.values()) < 2
+
+
+@pytest.mark.parametrize("placement", ["colocated", "split"])
+def test_a_sick_replica_is_found_within_seconds(placement: str) -> None:
+    for deployment in deployments_of(build_app(AppSettings.model_validate({"placement": placement}))).values():
+        config = deployment._deployment_config
+
+        assert (config.health_check_period_s, config.health_check_timeout_s) == (2, 2)
+
+
+def test_a_benchmark_may_put_another_generator_in_place() -> None:
+    class Another:
+        pass
+
+    generator = deployments_of(wire(AppSettings(placement="split"), Another, cost_ms=3.0))["ParameterGenerator"]
+
+    assert generator.func_or_class is Another
+    assert generator.init_kwargs["cost_ms"] == 3.0
+    assert generator.init_kwargs["accelerator"] == "cpu"
 
 
 @pytest.mark.parametrize(
