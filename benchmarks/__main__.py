@@ -6,6 +6,8 @@ import sys
 NAMES = {
     "training": "an epoch over a log of MovieLens-1M's shape: static and generated models, both losses",
     "serving.throughput": "either placement in closed loop, beside the same job built otherwise",
+    "serving.autoscaling": "a step to three times the load, with a generator that waits for a recorded cost",
+    "serving.scale_out": "a cluster of several nodes on this machine, nodes added and killed under load",
     "kernels": "every operation of kernels/, beside plain PyTorch and torch.compile",
     "telemetry": "what metrics and traces cost a request",
     "serving.rollover": "versions rolled over under open-loop load: failures, mixed versions, late answers",

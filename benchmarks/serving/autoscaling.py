@@ -1,0 +1,264 @@
+"""A step to three times the load and back: when the server is inside its budget again, and what leaving replicas cost.
+
+The generator waits for a recorded cost instead of computing (``paced.py``), so that replicas really add capacity on
+one machine. Load, replicas and budget slack go to one CSV and one plot.
+
+    python -m benchmarks serving.autoscaling --models models --model demo
+"""
+
+import argparse
+import csv
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.serving.local_cluster import LocalCluster, local_cluster
+from benchmarks.serving.open_loop import OpenLoop, Reply, count, quantile
+from duet.registry import Registry
+
+_ROOT = Path(__file__).resolve().parents[2]
+_STAGE = "ParameterGenerator"
+_POLL_S = 0.25
+_START_S = 180.0
+_WINDOW_S = 5
+_SHARE_IN_TIME = 0.99
+_FASTEST_LINK = {"down_kbps": 1e6, "up_kbps": 1e6, "rtt_ms": 0}
+
+
+@dataclass(frozen=True)
+class Second:
+    """What happened in one second; latency and slack are of the requests that were due in it."""
+
+    second: int
+    due: int
+    in_time: int
+    late: int
+    refused: int
+    failed: int
+    retried: int
+    p50_ms: float
+    p95_ms: float
+    slack_p50_ms: float
+    slack_p5_ms: float
+    replicas: int
+
+
+@dataclass(frozen=True)
+class Phases:
+    """When the load changes, in seconds: ``rate`` until ``step_s``, ``factor`` times that until ``drop_s``."""
+
+    rate: float
+    factor: float
+    step_s: float
+    drop_s: float
+    end_s: float
+
+    def at(self, now_s: float) -> float:
+        """Tell the rate at a time, in requests a second."""
+        return self.rate * (self.factor if self.step_s <= now_s < self.drop_s else 1.0)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run it; see ``--help``."""
+    arguments = _parser().parse_args(argv)
+    phases = Phases(
+        arguments.rate,
+        arguments.factor,
+        arguments.before_s,
+        arguments.before_s + arguments.step_s,
+        arguments.before_s + arguments.step_s + arguments.after_s,
+    )
+    one_each = dict.fromkeys(("Gateway", "Encoder", _STAGE, "Composer"), 1)
+    with local_cluster(serve_config(arguments), nodes=1, cpus=16) as cluster:
+        cluster.wait_for(one_each, seconds=_START_S)
+        load = OpenLoop(
+            f"{cluster.url}/v1/models/{arguments.model}/parameters",
+            request(arguments.models, arguments.model, arguments.budget_ms),
+            arguments.budget_ms,
+            phases.at,
+        )
+        # what has never run is slow once
+        OpenLoop(load.url, load.body, load.budget_ms, lambda _: arguments.rate).run(arguments.warm_up_s)
+        cluster.wait_for(one_each, seconds=_START_S)
+        replicas = _observed(cluster, load, phases.end_s)
+    seconds = summarize(load.replies, replicas, phases, arguments.budget_ms)
+    with arguments.csv.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Second)])
+        writer.writeheader()
+        writer.writerows(asdict(second) for second in seconds)
+    plot(seconds, phases, arguments.budget_ms, arguments.plot)
+    for line in report(load, seconds, phases):
+        print(line)
+
+
+def serve_config(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Take ``serve_config.yaml`` with a paced generator that may have many replicas, and quick to go down."""
+    config: dict[str, Any] = yaml.safe_load((_ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+    (application,) = config["applications"]
+    application["import_path"] = "benchmarks.serving.paced:build_app"
+    application["args"] |= {
+        "models": str(arguments.models.resolve()),
+        "model": arguments.model,
+        "batch_ms": arguments.batch_ms,
+        "device_ms": arguments.device_ms,
+        "max_batch": arguments.max_batch,
+        # one gateway feeds all replicas: one batch for each, and one on its way
+        "batches_in_flight": arguments.most_replicas + 1,
+    }
+    (stage,) = (deployment for deployment in application["deployments"] if deployment["name"] == _STAGE)
+    scaling = stage["autoscaling_config"]
+    scaling |= {"max_replicas": arguments.most_replicas, "downscale_delay_s": arguments.downscale_delay_s}
+    kwargs = scaling["policy"]["policy_kwargs"] | {"stage_budget_ms": arguments.stage_budget_ms}
+    scaling["policy"] = scaling["policy"] | {"policy_kwargs": kwargs}
+    return config
+
+
+def request(models: Path, model: str, budget_ms: float) -> dict[str, Any]:
+    """Say what a device with no network to speak of sends."""
+    items = Registry(models).open(model).vocabulary().ids[:4]
+    accepts = {"forms": ["factors"], "dtypes": ["int8"]}
+    return {"device": "d", "sample": items, "budget_ms": budget_ms, "link": _FASTEST_LINK, "accepts": accepts}
+
+
+def summarize(
+    replies: Sequence[Reply], replicas: Sequence[tuple[float, int]], phases: Phases, budget_ms: float
+) -> list[Second]:
+    """Sort what happened into seconds."""
+    by_second: list[list[Reply]] = [[] for _ in range(math.ceil(phases.end_s))]
+    for reply in replies:
+        by_second[int(reply.due_s)].append(reply)
+    seconds = []
+    for second, due in enumerate(by_second):
+        outcomes, latencies = count(due), [reply.latency_ms for reply in due if reply.status in (200, 204)]
+        slacks = [budget_ms - latency for latency in latencies]
+        running = [number for at_s, number in replicas if at_s <= second + 1]
+        seconds.append(
+            Second(
+                second=second,
+                due=len(due),
+                in_time=outcomes["in-time"],
+                late=outcomes["late"],
+                refused=outcomes["refused"],
+                failed=outcomes["failed"],
+                retried=sum(reply.retried for reply in due),
+                p50_ms=round(quantile(latencies, 0.5), 1),
+                p95_ms=round(quantile(latencies, 0.95), 1),
+                slack_p50_ms=round(quantile(slacks, 0.5), 1),
+                slack_p5_ms=round(quantile(slacks, 0.05), 1),
+                replicas=running[-1] if running else 0,
+            )
+        )
+    return seconds
+
+
+def seconds_until_inside(seconds: Sequence[Second], phases: Phases) -> float:
+    """Count from the step to the second from which on 99 % of every five seconds are in time; infinite if never."""
+    step, drop = math.ceil(phases.step_s), math.floor(phases.drop_s)
+    inside = math.inf
+    for start in range(drop - _WINDOW_S, step - 1, -1):
+        window = seconds[start : start + _WINDOW_S]
+        if sum(second.in_time for second in window) < _SHARE_IN_TIME * sum(second.due for second in window):
+            break
+        inside = start - step
+    return inside
+
+
+def report(load: OpenLoop, seconds: Sequence[Second], phases: Phases) -> list[str]:
+    """Say in sentences what was found."""
+    after = [reply for reply in load.replies if reply.due_s >= phases.drop_s]
+    most = max(second.replicas for second in seconds)
+    return [
+        f"load: {phases.rate:g} a second, {phases.factor:g} times that from second {phases.step_s:g} to "
+        f"{phases.drop_s:g}; {len(load.replies)} requests, {load.dropped} not sent",
+        f"outcomes: {dict(count(load.replies))}",
+        f"replicas of {_STAGE}: {seconds[0].replicas} before, {most} at most, {seconds[-1].replicas} at the end",
+        f"back inside the budget {seconds_until_inside(seconds, phases):g} s after the step",
+        f"after the load had gone: {dict(count(after))}, {sum(reply.retried for reply in after)} retried",
+    ]
+
+
+def plot(seconds: Sequence[Second], phases: Phases, budget_ms: float, path: Path) -> None:
+    """Draw load, replicas and budget slack over one time axis."""
+    import matplotlib
+
+    matplotlib.use("svg" if path.suffix == ".svg" else "agg")
+    import matplotlib.pyplot as plt
+
+    times = [second.second for second in seconds]
+    figure, (load, replicas, slack) = plt.subplots(
+        3, 1, sharex=True, figsize=(9, 7), height_ratios=(3, 2, 3), layout="constrained"
+    )
+    load.step(times, [second.due for second in seconds], where="post", color="0.45", label="due")
+    load.step(times, [second.in_time for second in seconds], where="post", color="tab:green", label="answered in time")
+    load.step(
+        times, [second.due - second.in_time for second in seconds], where="post", color="tab:red", label="late, refused"
+    )
+    load.set_ylabel("requests a second")
+    load.set_ylim(0, 1.25 * max(second.due for second in seconds))
+    replicas.step(times, [second.replicas for second in seconds], where="post", color="tab:blue")
+    replicas.set_ylabel("generator replicas")
+    replicas.set_ylim(0, max(second.replicas for second in seconds) + 0.5)
+    replicas.yaxis.get_major_locator().set_params(integer=True)
+    slack.plot(times, [second.slack_p50_ms for second in seconds], color="tab:blue", label="median")
+    slack.plot(times, [second.slack_p5_ms for second in seconds], color="tab:orange", label="5th percentile")
+    slack.axhline(0, color="tab:red", linewidth=1)
+    slack.set_ylabel(f"slack of {budget_ms:g} ms, in ms")
+    slack.set_xlabel("seconds")
+    slack.set_ylim(-budget_ms, budget_ms)
+    for axis in (load, slack):
+        axis.legend(loc="lower right" if axis is slack else "upper right", frameon=False, ncols=3)
+    for axis in (load, replicas, slack):
+        axis.axvspan(phases.step_s, phases.drop_s, color="0.93", zorder=0)
+        axis.set_xlim(0, phases.end_s)
+    figure.suptitle(f"A step to {phases.factor:g} times the load")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _observed(cluster: LocalCluster, load: OpenLoop, seconds: float) -> list[tuple[float, int]]:
+    """Run the load; list how many replicas ran, and when that was seen."""
+    seen: list[tuple[float, int]] = []
+    is_over = threading.Event()
+    started_s = time.monotonic()
+
+    def watch() -> None:
+        while not is_over.is_set():
+            seen.append((time.monotonic() - started_s, cluster.running().get(_STAGE, 0)))
+            is_over.wait(_POLL_S)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        load.run(seconds)
+    finally:
+        is_over.set()
+        watcher.join()
+    return seen
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks serving.autoscaling", description=__doc__)
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of published models")
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--rate", type=float, default=12.0, help="requests a second before and after")
+    parser.add_argument("--factor", type=float, default=3.0, help="of the step")
+    parser.add_argument("--warm-up-s", type=float, default=10.0)
+    parser.add_argument("--before-s", type=float, default=30.0)
+    parser.add_argument("--step-s", type=float, default=60.0)
+    parser.add_argument("--after-s", type=float, default=90.0)
+    parser.add_argument("--budget-ms", type=float, default=400.0, help="of the device, over a link without delay")
+    parser.add_argument("--stage-budget-ms", type=float, default=250.0, help="of the generator")
+    parser.add_argument("--batch-ms", type=float, default=30.0, help="what a batch costs the generator")
+    parser.add_argument("--device-ms", type=float, default=15.0, help="what each device in it adds")
+    parser.add_argument("--max-batch", type=int, default=2)
+    parser.add_argument("--most-replicas", type=int, default=4)
+    parser.add_argument("--downscale-delay-s", type=float, default=10.0)
+    parser.add_argument("--csv", type=Path, default=Path("autoscaling.csv"))
+    parser.add_argument("--plot", type=Path, default=Path("autoscaling.svg"))
+    return parser

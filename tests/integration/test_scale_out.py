@@ -1,0 +1,33 @@
+"""The split placement spreads over nodes, and goes on when one of them dies with everything that runs on it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.benchmark_runs import run_benchmark
+from tests.published_version import write_version
+
+pytestmark = [pytest.mark.serve, pytest.mark.slow]
+
+
+def test_a_node_comes_and_another_one_dies_under_load(tmp_path: Path) -> None:
+    write_version(tmp_path / "models")
+
+    (found,) = run_benchmark(
+        "serving.scale_out",
+        tmp_path / "models",
+        tmp_path,
+        "--rounds",
+        "1",
+        "--calm-s",
+        "3",
+        "--rate",
+        "10",
+        seconds=400,
+    )
+
+    assert found["nodes_killed"] == 1
+    assert found["requests"] > 50
+    # one retry is enough, but for what was under way twice while the death was not yet known
+    assert found["success"] >= 0.97
+    assert found["slowest_recovery_s"] > 0
