@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from app.server import free_port
+from app.ports import free_port
 from app.settings import serving_environment
 
 APPLICATION = "duet"
