@@ -1,29 +1,26 @@
 """The HTTP API: routes, what they read, and how failures are told. The work is the gateway's."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
-from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import duet
 from app import openapi
 from app.access import Access, KeyCheck
 from app.boundary import BODY_TIMEOUT_S, Boundary, request_id_of
 from app.gateway import Gateway
-from app.media_types import media_type_of, negotiate
+from app.generation import NAME_CHARACTERS, Generation, model_of, wrong_parameter
 from app.metadata import MetadataReader, ServerMetadata
-from app.mistakes import told
-from app.offers import ANSWER_TYPES, JSON, ONNX, PACKAGE
+from app.offers import JSON, ONNX, PACKAGE
 from app.problems import plain_problem, problem_response
 from app.schemas import ModelList, PackageAnswer, ParametersRequest, Rollout, Status
-from deployments.telemetry import TRACEPARENT_CHARACTERS, Origin
 from duet.protocol.access_errors import HeadersTooLarge, RateLimited, RequestTooSlow, Unauthorized
 from duet.protocol.errors import (
     BodyTooLarge,
@@ -42,7 +39,6 @@ from duet.protocol.errors import (
     VersionNotReady,
 )
 
-_IDENTITY = "identity"
 _IMMUTABLE, _CHECK_AGAIN = "max-age=31536000, immutable", "no-cache"
 
 _VERSION_HEADERS = {
@@ -65,10 +61,9 @@ _FILE_HEADERS = {"ETag": "SHA-256 of the file; send it back in `If-None-Match`."
 _ANYWHERE = (HeadersTooLarge,)
 _GUARDED = (*_ANYWHERE, Unauthorized, RateLimited)
 
-_NAME_CHARACTERS = 64
-ModelName = Annotated[str, Path(description="Name of a published model.", max_length=_NAME_CHARACTERS)]
+ModelName = Annotated[str, Path(description="Name of a published model.", max_length=NAME_CHARACTERS)]
 VersionName = Annotated[
-    str | None, Query(description="A published version; that of the device by default.", max_length=_NAME_CHARACTERS)
+    str | None, Query(description="A published version; that of the device by default.", max_length=NAME_CHARACTERS)
 ]
 DeviceName = Annotated[
     str | None,
@@ -99,20 +94,24 @@ def build_api(
         access: Who is let in, and what is signed; everybody and nothing when None.
     """
     access = access or Access()
-    app = FastAPI(
+    app = _Api(
         title="DUET Serve",
         version=duet.__version__,
         description="Generates the parameters of on-device models, for one device at one moment.",
         docs_url=None,
         redoc_url=None,
     )
+    generation = Generation(gateway, access)
+    guarded: ASGIApp = generation
     if access.keys is not None:
         app.add_middleware(KeyCheck, keys=access.keys)
+        guarded = KeyCheck(generation, keys=access.keys)
     app.add_middleware(Boundary, body_limit_bytes=body_limit_bytes, body_timeout_s=body_timeout_s)
+    app.generation = Boundary(guarded, body_limit_bytes=body_limit_bytes, body_timeout_s=body_timeout_s)
     app.add_exception_handler(DuetError, _duet_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _parameter_error)
-    _add_parameters(app, gateway, access)
+    _add_parameters(app, generation)
     _add_models(app, gateway, access)
     _add_probes(app, gateway)
     _add_metadata(app, gateway, metadata)
@@ -120,23 +119,20 @@ def build_api(
     return app
 
 
-class _DirectRoute(APIRoute):
-    """A route whose endpoint reads the request itself: the hot path needs none of FastAPI's dependencies."""
+class _Api(FastAPI):
+    """FastAPI, except that requests for parameters go straight to who answers them, behind the same middleware."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Make what Starlette calls."""
+    generation: ASGIApp
 
-        async def handle(request: Request) -> Response:
-            model: str = request.path_params["model"]
-            if len(model) > _NAME_CHARACTERS:
-                raise _wrong_parameter([_too_long("model", model)])
-            response: Response = await self.endpoint(model, request)
-            return response
-
-        return handle
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        if scope["type"] == "http" and model_of(scope) is not None:
+            await self.generation(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
-def _add_parameters(app: FastAPI, gateway: Gateway, access: Access) -> None:
+def _add_parameters(app: FastAPI, generation: Generation) -> None:
     answer = openapi.binary("The parameters.", PACKAGE, ONNX, headers=_ANSWER_HEADERS)
     answer["content"][JSON] = {"schema": openapi.reference(PackageAnswer)}
     kept = {
@@ -162,23 +158,7 @@ def _add_parameters(app: FastAPI, gateway: Gateway, access: Access) -> None:
 
     async def generate_parameters(model: ModelName, request: Request) -> Response:
         """Generate the parameters that suit a sample, in the best representation that arrives within the budget."""
-        media_type = negotiate(request.headers.get("accept"), ANSWER_TYPES)
-        if media_type is None:
-            raise NotAcceptable(accepts=[request.headers["accept"][:200]], offered=ANSWER_TYPES)
-        content_type = media_type_of(request.headers.get("content-type"))
-        if content_type != JSON:
-            raise UnsupportedMediaType(received=content_type or "none", expected=[JSON])
-        coding = (request.headers.get("content-encoding") or _IDENTITY).strip().lower()
-        if coding != _IDENTITY:
-            return _unsupported_coding(request, coding)
-        content = await request.body()
-        traceparent = request.headers.get("traceparent", "")[:TRACEPARENT_CHARACTERS]
-        origin = Origin(request_id_of(request.scope), traceparent)
-        answered = await gateway.parameters(
-            model, _read(content), media_type=media_type, upload_bytes=len(content), origin=origin
-        )
-        headers = access.signed(answered.headers, answered.content) if answered.status == 200 else answered.headers
-        return Response(answered.content, answered.status, headers, answered.media_type)
+        return await generation.respond(model, request)
 
     app.router.add_api_route(
         "/v1/models/{model}/parameters",
@@ -189,7 +169,6 @@ def _add_parameters(app: FastAPI, gateway: Gateway, access: Access) -> None:
         response_class=Response,
         responses={200: answer, 204: kept, **failures},
         openapi_extra={"requestBody": body},
-        route_class_override=_DirectRoute,
     )
 
 
@@ -272,26 +251,6 @@ def _add_metadata(app: FastAPI, gateway: Gateway, metadata: MetadataReader) -> N
         return await asyncio.to_thread(metadata.read, gateway.active_versions)
 
 
-def _read(content: bytes) -> ParametersRequest:
-    try:
-        return ParametersRequest.model_validate_json(content)
-    except ValidationError as error:
-        mistakes = told(error.errors(include_url=False))
-        raise InvalidRequest(
-            detail=f"{mistakes}. Correct the body: /openapi.json describes it as ParametersRequest."
-        ) from error
-
-
-def _unsupported_coding(request: Request, coding: str) -> Response:
-    """Refuse a compressed body as RFC 9110 asks: the header tells it from a content type that is not read."""
-    error = UnsupportedMediaType(
-        received=f"{JSON} with Content-Encoding {coding}", expected=[f"{JSON} with Content-Encoding {_IDENTITY}"]
-    )
-    response = problem_response(error, request_id_of(request.scope))
-    response.headers["Accept-Encoding"] = _IDENTITY
-    return response
-
-
 def _file(
     request: Request, said: Mapping[str, str], content: bytes, sha256: str, media_type: str, *, is_pinned: bool
 ) -> Response:
@@ -330,12 +289,4 @@ async def _parameter_error(request: Request, error: Exception) -> Response:
         )
         for each in error.errors()
     ]
-    return await _duet_error(request, _wrong_parameter(mistakes))
-
-
-def _too_long(name: str, value: str) -> ErrorDetails:
-    return ErrorDetails(type="string_too_long", loc=(name,), msg="", input=value, ctx={"max_length": _NAME_CHARACTERS})
-
-
-def _wrong_parameter(mistakes: Sequence[ErrorDetails]) -> InvalidRequest:
-    return InvalidRequest(detail=f"{told(mistakes)}. Correct the URL: /openapi.json describes its parameters.")
+    return await _duet_error(request, wrong_parameter(mistakes))

@@ -15,12 +15,13 @@ NAME = "duet-serve"
 SHOWN_SETTINGS = frozenset(
     {
         *("model", "accelerator", "max_batch", "max_queued", "batches_in_flight", "intra_op_threads"),
-        *("body_limit_bytes", "refresh_s", "log_format", "trace_ratio"),
+        *("body_limit_bytes", "body_timeout_s", "refresh_s", "log_format", "trace_ratio"),
+        *("canary_min_requests", "canary_margin"),
     }
 )
 """The settings that anybody may read. A new one is hidden until it stands here."""
 
-HIDDEN_SETTINGS = frozenset({"models", "placement", "trace_file"})
+HIDDEN_SETTINGS = frozenset({"models", "placement", "trace_file", "api_keys", "signing_keys"})
 """Paths of this machine, and what stands elsewhere in the document."""
 
 _FLAGS = sorted({*serving_environment("linux", "haproxy"), *serving_environment("linux", "python")})

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import ModelsFolder, check_models_folder
+from app.commands.arguments import ApiKey, ModelsFolder, check_models_folder
 from app.commands.rollout_status import served_by, told_pin, told_rollout
 
 if TYPE_CHECKING:
@@ -160,6 +160,7 @@ def status(
     url: Annotated[
         str | None, typer.Option("--url", help="A running server: say as well what each of its gateways serves.")
     ] = None,
+    api_key: ApiKey = None,
     folder: Folder = None,
 ) -> None:
     """Show which version devices are to get, which one is tried beside it, and what became of the last canary.
@@ -172,7 +173,7 @@ def status(
         typer.echo(line)
     if url is None:
         return
-    rollout = served_by(url, model)
+    rollout = served_by(url, model, api_key)
     typer.echo("")
     for line in told_rollout(rollout):
         typer.echo(line)

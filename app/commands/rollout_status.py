@@ -33,8 +33,13 @@ def told_rollout(rollout: "Rollout") -> Iterator[str]:
         yield f"{rollout.silent} more did not answer"
 
 
-def served_by(url: str, model: str) -> "Rollout":
+def served_by(url: str, model: str, api_key: str | None = None) -> "Rollout":
     """Ask a running server.
+
+    Args:
+        url: Its address.
+        model: Of which model.
+        api_key: Where it asks for one.
 
     Raises:
         DuetError: If it refuses, or cannot be reached.
@@ -52,7 +57,8 @@ def served_by(url: str, model: str) -> "Rollout":
         raise InvalidRequest(detail=str(error)) from error
     address = f"{url.rstrip('/')}/v1/models/{model}/rollout"
     try:
-        answer = httpx.get(address, timeout=_PATIENCE_S)
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        answer = httpx.get(address, timeout=_PATIENCE_S, headers=headers)
     except httpx.HTTPError as error:
         raise CloudUnreachable(url=address, reason=f"{type(error).__name__}: {error}") from error
     try:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.arguments import ServerUrl
+from app.commands.arguments import ApiKey, ServerUrl
 
 if TYPE_CHECKING:
     from app.commands.top.numbers import Numbers
@@ -29,6 +29,7 @@ def top(
     once: Annotated[
         bool, typer.Option("--once", help="Print one snapshot, since the server's start, and exit.")
     ] = False,
+    api_key: ApiKey = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, a line each time.")] = False,
 ) -> None:
     """Show a running server: requests, goodput, latency by stage, plans, refusals. Ctrl-C ends it."""
@@ -36,7 +37,7 @@ def top(
 
     from app.commands.top.scrape import Scraper
 
-    scraper = Scraper(url, metrics or ())
+    scraper = Scraper(url, metrics or (), api_key=api_key)
     try:
         if once or not (json or sys.stdout.isatty()):
             _print(_first(scraper, interval, model), url=url, json=json)

@@ -100,13 +100,15 @@ def _own(labels: Mapping[str, str]) -> Labels:
 class Scraper:
     """Asks a server, or endpoints that are named."""
 
-    def __init__(self, url: str, endpoints: Sequence[str] = ()) -> None:
+    def __init__(self, url: str, endpoints: Sequence[str] = (), *, api_key: str | None = None) -> None:
         """Connect to nobody yet.
 
         Args:
             url: Where the server listens.
             endpoints: Where metrics are exported; the server is asked for them by default.
+            api_key: Where the server asks for one; the endpoints are not shown it.
         """
+        self._authorization = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._url, self._named = url.rstrip("/"), tuple(endpoints)
         self._client = httpx.Client(timeout=_TIMEOUT_S)
 
@@ -126,16 +128,16 @@ class Scraper:
     def _asked(self) -> tuple[str, ...]:
         url = f"{self._url}/metadata"
         try:
-            document = self._get(url, _SERVER_REMEDY).json()
+            document = self._get(url, _SERVER_REMEDY, self._authorization).json()
             return tuple(str(endpoint) for endpoint in document["metrics"])
         except (ValueError, KeyError, TypeError) as error:
             raise ConnectionError(
                 f"Expected the metadata of a duet server at {url}, got something else. {_SERVER_REMEDY}"
             ) from error
 
-    def _get(self, url: str, remedy: str) -> httpx.Response:
+    def _get(self, url: str, remedy: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
         try:
-            answer = self._client.get(url)
+            answer = self._client.get(url, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ConnectionError(f"Expected an answer from {url}, got none ({error}). {remedy}") from error
         if answer.status_code != httpx.codes.OK:
