@@ -15,6 +15,7 @@ from app.rollout import Peers, Rollouts
 from app.schemas import Accepts, PackageAnswer, ParametersRequest
 from app.settings import AppSettings
 from app.telemetry import NO_ORIGIN, Telemetry
+from deployments.admission import ConcurrencyLimit
 from deployments.batching import BatchLimits, DispatchWhenFreeBatcher
 from deployments.orders import Answered, Order
 from deployments.pipeline import Pipeline
@@ -33,6 +34,7 @@ KEEP = "keep"
 
 _PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 _READY_S = 5.0
+_LEAST_INSIDE = 8
 _DEFAULT_ACCEPTS = Accepts()
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,8 @@ class Gateway:
         self.telemetry = telemetry or Telemetry(clock=clock)
         in_flight = settings.batches_in_flight if settings.placement == "split" else 1
         limits = BatchLimits(settings.max_batch, settings.max_queued, in_flight)
+        most = limits.max_queued + limits.max_batch * limits.in_flight
+        self._limit = ConcurrencyLimit(least=min(_LEAST_INSIDE, most), most=most)
         self._pipeline, self._clock = pipeline, clock
         self._batcher = DispatchWhenFreeBatcher[Order, Answered](
             self.telemetry.batches(pipeline.run), limits=limits, clock=clock
@@ -236,7 +240,26 @@ class Gateway:
         return replace(plan, server_ms=predicted_ms, predicted_ms=plan.network_ms + predicted_ms)
 
     async def _ask(self, call: Call, plan: Plan) -> tuple[Answered, float]:
-        """Queue the order; give up when the answer could not arrive in time any more."""
+        """Queue the order; give up when the answer could not arrive in time any more.
+
+        Raises:
+            Overloaded: If too many are inside, or the queue is full.
+            DeadlineExceeded: If there was no answer in time.
+        """
+        if not self._limit.enter(call.request.priority):
+            raise Overloaded(retry_after_s=self._batcher.retry_after_s(call.batch_kind))
+        is_late: bool | None = None
+        try:
+            answered = await self._queued(call, plan)
+            is_late = self._elapsed_ms(call) > plan.budget_ms - plan.network_ms
+        except DeadlineExceeded:
+            is_late = True
+            raise
+        finally:
+            self._limit.leave(is_late=is_late)
+        return answered
+
+    async def _queued(self, call: Call, plan: Plan) -> tuple[Answered, float]:
         order = Order(
             model=call.served.published.model,
             version=call.served.published.version,

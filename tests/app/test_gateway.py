@@ -297,3 +297,20 @@ async def test_ready_means_that_every_stage_answers(gateway: Gateway, stages: St
     assert ready == {"tiny": "v1"}
     with pytest.raises(VersionNotReady):
         await gateway.check()
+
+
+async def test_who_matters_more_is_let_in_when_others_are_refused(models: Path, stages: Stages) -> None:
+    gateway = Gateway(AppSettings(models=str(models), max_queued=9, max_batch=1), stages)
+    await gateway.start()
+    await gateway.catalog.stop()
+    stages.may_go_on.clear()
+    priorities = ["low"] * 8 + ["normal"] * 3 + ["high"] * 2
+
+    asked = [ask(gateway, budget_ms=10_000, link="wifi", priority=priority) for priority in priorities]
+    tasks = [asyncio.create_task(each) for each in asked]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    stages.may_go_on.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+
+    refused = [priority for priority, end in zip(priorities, outcomes, strict=True) if isinstance(end, Overloaded)]
+    assert refused == ["low", "normal", "high"]
