@@ -11,6 +11,7 @@ from typing import Self
 import httpx
 
 from duet.device.cloud import Answer, Cloud
+from duet.device.link_estimate import LinkEstimate, learn_from
 from duet.device.model_cache import DEVICE_FILE, InstalledModel, ModelCache, install, read_manifest
 from duet.device.runtime import DeviceModel, Ranking
 from duet.device.samples import plain_ids
@@ -62,6 +63,7 @@ class DuetDevice:
         device_id: str,
         cache: Path | str,
         link: str | Link = "lte",
+        measures_link: bool = False,
         budget_ms: float = 200.0,
         accepts: Mapping[str, Sequence[str]] | None = None,
         priority: str = "normal",
@@ -80,6 +82,8 @@ class DuetDevice:
             device_id: Opaque id; the cloud uses it for canaries and limits and does not store it.
             cache: Folder for device models; devices and processes may share it.
             link: Name of a network profile, or the measured link.
+            measures_link: Learn the link from every exchange and tell the cloud what was learnt; ``link`` is what is
+                assumed before the first one.
             budget_ms: From sending to the last byte received; above 0, at most 10,000.
             accepts: ``{"forms": [...], "dtypes": [...]}`` that the device can read; everything when None.
             priority: ``"low"``, ``"normal"`` or ``"high"``.
@@ -107,7 +111,8 @@ class DuetDevice:
             raise ValueError(f"Expected timeout_s above 0 and at most {MAX_TIMEOUT_S:g} s, got {timeout_s:g}.")
         if priority not in _PRIORITIES:
             raise ValueError(f"Expected a priority of {list(_PRIORITIES)}, got {priority!r:.80}.")
-        self.link = PROFILES[link] if isinstance(link, str) else link
+        self._link = PROFILES[link] if isinstance(link, str) else link
+        self._estimate = LinkEstimate(self._link) if measures_link else None
         self._model, self._device_id = model, device_id
         self._budget_ms = float(budget_ms)
         self._timeout_s = float(timeout_s) if timeout_s is not None else max(1.0, 2 * self._budget_ms / 1000)
@@ -140,6 +145,11 @@ class DuetDevice:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def link(self) -> Link:
+        """The network to the cloud: as it was given, or as far as it is learnt."""
+        return self._link if self._estimate is None else self._estimate.link
 
     def close(self) -> None:
         """Close the connections; predicting with what is in place goes on, and ``update`` reports that it failed."""
@@ -271,12 +281,19 @@ class DuetDevice:
                 "tag": held.tag.hex(),
                 "age_s": self._clock() - held.since_s,
             }
-        return self._cloud.parameters(
+        if self._estimate is not None:
+            # no longer than it is known: every digit costs uplink
+            request["link"] = {name: float(f"{value:.4g}") for name, value in vars(self._estimate.link).items()}
+        started_s = self._clock()
+        answer = self._cloud.parameters(
             request,
             budget_ms=self._budget_ms,
             timeout_s=self._timeout_s,
             limit_bytes=max(_MIN_ANSWER_BYTES, 2 * model.table.package_bytes(_FULL)),
         )
+        if self._estimate is not None:
+            learn_from(self._estimate, answer, (self._clock() - started_s) * 1000)
+        return answer
 
     def _hold(self) -> _Held:
         held = self._held  # predictions take no lock once there is a model

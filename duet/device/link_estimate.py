@@ -9,6 +9,7 @@ one size say nothing of which of the three made them slow, but of the time of th
 import numpy as np
 import numpy.typing as npt
 
+from duet.device.cloud import Answer
 from duet.protocol.budget import FASTEST_KBPS, SLOWEST_KBPS, Link
 
 _FADING = 0.7
@@ -17,6 +18,16 @@ _SMALLEST, _LARGEST = 1e-4, 1e4
 _SURPRISE = 4.0
 _SURPRISE_MS = 20.0
 _LONGEST_RTT_MS = 60_000.0
+
+
+def learn_from(estimate: "LinkEstimate", answer: Answer, elapsed_ms: float) -> None:
+    """Learn from an answer that took so long to come; one that was asked for twice, or tells no time, says nothing."""
+    try:
+        server_ms = float(answer.headers["Duet-Server-Ms"])
+    except (KeyError, ValueError):
+        return
+    if answer.attempts == 1:
+        estimate.observe(up_bytes=answer.bytes_up, down_bytes=answer.bytes_down, network_ms=elapsed_ms - server_ms)
 
 
 class LinkEstimate:

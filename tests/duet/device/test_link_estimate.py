@@ -10,6 +10,7 @@ from duet.device.link_estimate import LinkEstimate
 from duet.protocol.budget import PROFILES, Link
 
 SIZES = [(500, 640), (530, 1100), (530, 2000), (520, 2900), (510, 720)]
+SAMPLE = [101, 109, 117]
 PAIRS = list(itertools.permutations(PROFILES, 2))
 
 
@@ -75,3 +76,59 @@ def test_whatever_is_observed_makes_a_usable_link() -> None:
         estimate.observe(up_bytes=0, down_bytes=10**9, network_ms=network_ms)
 
     assert isinstance(estimate.link, Link)
+
+
+def slow(cloud, clock, link: Link, server_ms: float = 2.5):
+    """Let an exchange take as long as it would over a link."""
+
+    def answer(request):
+        answered = cloud.answer(request)
+        up_bytes = len(request.content) + 300
+        clock.now += (link.network_ms(up_bytes, len(answered.content) + 500) + server_ms) / 1000
+        return answered
+
+    return answer
+
+
+def test_a_device_tells_the_cloud_the_link_that_it_has_learnt(make_device, cloud, clock) -> None:
+    device = make_device(link="wifi", measures_link=True)
+    device.prepare()
+
+    for item in range(20):
+        cloud.fail(slow(cloud, clock, PROFILES["slow-3g"]))
+        device.update([101 + item % 3, 109, 117])
+
+    first, *_, last = (asked["link"] for asked in cloud.asked)
+    assert first == {"down_kbps": 30000, "up_kbps": 15000, "rtt_ms": 2}
+    learnt_ms, real_ms = (exchange_ms(link, (700, 900)) for link in (Link(**last), PROFILES["slow-3g"]))
+    assert learnt_ms == pytest.approx(real_ms, rel=0.2)
+    assert exchange_ms(device.link, (700, 900)) == pytest.approx(real_ms, rel=0.2)
+
+
+def test_a_device_that_is_told_its_link_keeps_to_it(make_device, cloud, clock) -> None:
+    device = make_device(link="wifi")
+    device.prepare()
+
+    for _ in range(5):
+        cloud.fail(slow(cloud, clock, PROFILES["slow-3g"]))
+        device.update(SAMPLE)
+
+    assert {asked["link"] for asked in cloud.asked} == {"wifi"}
+    assert device.link == PROFILES["wifi"]
+
+
+@pytest.mark.parametrize("said", [None, "soon"])
+def test_an_answer_that_does_not_tell_the_server_time_says_nothing_of_the_link(make_device, cloud, clock, said) -> None:
+    def answer(request):
+        answered = slow(cloud, clock, PROFILES["slow-3g"])(request)
+        del answered.headers["Duet-Server-Ms"]
+        if said:
+            answered.headers["Duet-Server-Ms"] = said
+        return answered
+
+    device = make_device(link="wifi", measures_link=True)
+    device.prepare()
+    cloud.fail(answer)
+
+    assert device.update(SAMPLE).status == "updated"
+    assert device.link == PROFILES["wifi"]
