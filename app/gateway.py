@@ -260,6 +260,7 @@ class Gateway:
         return answered
 
     async def _queued(self, call: Call, plan: Plan) -> tuple[Answered, float]:
+        deadline_s = call.started_s + (plan.budget_ms - plan.network_ms) / 1000
         order = Order(
             model=call.served.published.model,
             version=call.served.published.version,
@@ -267,8 +268,8 @@ class Gateway:
             representation=plan.representation,
             tag=call.tag(plan),
             answer=call.answer_kind,
+            deadline_s=deadline_s,
         )
-        deadline_s = call.started_s + (plan.budget_ms - plan.network_ms) / 1000
         priority = _PRIORITIES[call.request.priority]
         call.record.planned(plan, now_s=self._clock())
         try:

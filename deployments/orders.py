@@ -1,5 +1,6 @@
 """What crosses from the gateway to the stages and back: orders, answers, and arrays with their times."""
 
+import math
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
@@ -22,6 +23,8 @@ class Order:
     representation: Representation
     tag: bytes
     answer: AnswerKind
+    deadline_s: float = math.inf
+    """When the answer is worthless, on the gateway's clock."""
 
     @property
     def kind(self) -> tuple[str, str, AnswerKind]:
@@ -39,7 +42,11 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Timed(Generic[Value]):
-    """What a stage hands to the next one, with the times so far."""
+    """What a stage hands to the next one, with the times so far and what is left of the longest time of the batch.
+
+    A time that is left means the same on every machine; a point on a clock does not.
+    """
 
     value: Value
     times: StageTimes
+    remaining_ms: float = math.inf

@@ -151,9 +151,19 @@ class ColocatedPipeline:
 class SplitPipeline:
     """One deployment a stage. A batch crosses each hop once; what a stage makes goes straight to the next one."""
 
-    def __init__(self, encoder: Any, generator: Any, composer: Any) -> None:
-        """Chain three Ray Serve handles of the replicas in ``replicas.py``."""
+    def __init__(
+        self, encoder: Any, generator: Any, composer: Any, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Chain the handles of three deployments.
+
+        Args:
+            encoder: Handle of ``EncoderReplica``.
+            generator: Handle of ``ParameterGeneratorReplica``.
+            composer: Handle of ``ComposerReplica``.
+            clock: Seconds; that of the deadlines of the orders.
+        """
         self._encoder, self._generator, self._composer = encoder, generator, composer
+        self._clock = clock
         self._is_out = False
 
     async def prepare(self, model: str, version: str) -> None:
@@ -200,8 +210,10 @@ class SplitPipeline:
         batch = {"model": model, "version": version}
         representations = [order.representation for order in orders]
         tags, answers = [order.tag for order in orders], [order.answer for order in orders]
+        remaining_ms = (max(order.deadline_s for order in orders) - self._clock()) * 1000
+        samples = [order.sample for order in orders]
         try:
-            embeddings = self._encoder.encode.remote([order.sample for order in orders], **batch)
+            embeddings = self._encoder.encode.remote(samples, **batch, remaining_ms=remaining_ms)
             bodies = self._generator.generate.remote(await passed_on(embeddings), representations, **batch)
             contents: Timed[list[bytes | GenerationError]] = await self._composer.compose.remote(
                 await passed_on(bodies), representations, tags=tags, answers=answers, **batch

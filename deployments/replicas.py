@@ -4,11 +4,13 @@
 a process that only passes these classes on loads none of them.
 """
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +21,10 @@ from deployments.orders import AnswerKind, Timed
 from deployments.pin_follower import PinFollower
 from deployments.telemetry import StageTimes, Stopwatch
 from deployments.worker import Worker
-from duet.protocol.errors import GenerationError
+from duet.protocol.errors import DeadlineExceeded, GenerationError
 from duet.protocol.representation import Representation
 from duet.registry import Registry
 
-Parameters = ParamSpec("Parameters")
 Value = TypeVar("Value")
 
 
@@ -87,11 +88,23 @@ class StageWorker:
         """Tell how busy the worker was since the last time, and how long a batch had to wait."""
         return self._worker.load()
 
-    async def timed(
-        self, size: int, compute: Callable[Parameters, Value], *args: Parameters.args, **kwargs: Parameters.kwargs
-    ) -> tuple[Value, float]:
-        """Compute a batch of ``size`` on the worker thread; return the value and the milliseconds it took there."""
-        return await self._worker.run(size, partial(_timed, partial(compute, *args, **kwargs)))
+    async def timed(self, size: int, remaining_ms: float, compute: Callable[[], Value]) -> tuple[Value, float, float]:
+        """Compute a batch on the worker thread, unless nobody waits for it any more when its turn comes.
+
+        Args:
+            size: Requests in the batch.
+            remaining_ms: What the most patient of them have left.
+            compute: What to do.
+
+        Returns:
+            The value, the milliseconds it took on the thread, and the milliseconds that are left.
+
+        Raises:
+            DeadlineExceeded: If none were left.
+        """
+        arrived_s = time.perf_counter()
+        value, elapsed_ms = await self._worker.run(size, partial(_timed, compute, arrived_s, remaining_ms))
+        return value, elapsed_ms, remaining_ms - (time.perf_counter() - arrived_s) * 1000
 
 
 class EncoderReplica:
@@ -130,12 +143,13 @@ class EncoderReplica:
         """Tell Serve's autoscaler how busy the worker is."""
         return self._worker.load()
 
-    async def encode(self, samples: Sequence[object], *, model: str, version: str) -> Timed[npt.NDArray[np.float32]]:
+    async def encode(
+        self, samples: Sequence[object], *, model: str, version: str, remaining_ms: float = math.inf
+    ) -> Timed[npt.NDArray[np.float32]]:
         """Embed a batch."""
-        embeddings, elapsed_ms = await self._worker.timed(
-            len(samples), self._stage.encode, samples, model=model, version=version
-        )
-        return Timed(embeddings, StageTimes(encode_ms=elapsed_ms))
+        encode = partial(self._stage.encode, samples, model=model, version=version)
+        embeddings, elapsed_ms, left_ms = await self._worker.timed(len(samples), remaining_ms, encode)
+        return Timed(embeddings, StageTimes(encode_ms=elapsed_ms), left_ms)
 
 
 class ParameterGeneratorReplica:
@@ -178,8 +192,8 @@ class ParameterGeneratorReplica:
     ) -> Timed[list[bytes | None]]:
         """Generate the bodies of a batch."""
         generate = partial(self._stage.generate, embeddings.value, representations, model=model, version=version)
-        bodies, elapsed_ms = await self._worker.timed(len(representations), generate)
-        return Timed(bodies, replace(embeddings.times, generate_ms=elapsed_ms))
+        bodies, elapsed_ms, left_ms = await self._worker.timed(len(representations), embeddings.remaining_ms, generate)
+        return Timed(bodies, replace(embeddings.times, generate_ms=elapsed_ms), left_ms)
 
 
 class ComposerReplica:
@@ -216,12 +230,16 @@ class ComposerReplica:
         version: str,
     ) -> Timed[list[bytes | GenerationError]]:
         """Finish the answers of a batch."""
-        compose = partial(self._stage.compose, bodies.value, representations, tags=tags, answers=answers)
-        contents, elapsed_ms = await self._worker.timed(len(representations), compose, model=model, version=version)
-        return Timed(contents, replace(bodies.times, compose_ms=elapsed_ms))
+        which = {"model": model, "version": version}
+        compose = partial(self._stage.compose, bodies.value, representations, tags=tags, answers=answers, **which)
+        contents, elapsed_ms, left_ms = await self._worker.timed(len(representations), bodies.remaining_ms, compose)
+        return Timed(contents, replace(bodies.times, compose_ms=elapsed_ms), left_ms)
 
 
-def _timed(compute: Callable[[], Value]) -> tuple[Value, float]:
+def _timed(compute: Callable[[], Value], arrived_s: float, remaining_ms: float) -> tuple[Value, float]:
+    waited_ms = (time.perf_counter() - arrived_s) * 1000
+    if waited_ms >= remaining_ms:
+        raise DeadlineExceeded(budget_ms=max(remaining_ms, 0.0), elapsed_ms=waited_ms)
     with Stopwatch() as watch:
         value = compute()
     return value, watch.elapsed_ms

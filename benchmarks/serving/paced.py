@@ -9,6 +9,7 @@ throughput: the bodies are those of the first device that asked, of the right fo
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,12 +77,10 @@ class PacedGeneratorReplica(ParameterGeneratorReplica):
         self,
         models: str,
         *,
-        model: str | None,
-        accelerator: str,
-        intra_op_threads: int,
         batch_ms: float,
         device_ms: float,
+        **options: Any,
     ) -> None:
-        super().__init__(models, model=model, accelerator=accelerator, intra_op_threads=intra_op_threads)
+        super().__init__(models, **options)
         paced = PacedGenerator(self._stage, batch_ms=batch_ms, device_ms=device_ms)
         self._stage = paced  # type: ignore[assignment]  # it has the one method that is called here

@@ -116,7 +116,7 @@ def test_a_device_whose_numbers_are_not_finite_gets_none_and_its_neighbours_get_
         ("reference", "synthesize_factors", REPRESENTATIONS[0]),
         ("reference", "quantize_factors", REPRESENTATIONS[0]),
         ("reference", "compose_weights", REPRESENTATIONS[-1]),
-        *((each, "HostGeneration", REPRESENTATIONS[0]) for each in HOST_BACKENDS[1:]),
+        *((each, "HostGeneration.generate", REPRESENTATIONS[0]) for each in HOST_BACKENDS[1:]),
     ],
 )
 def test_nothing_is_generated_without_the_kernels(
@@ -134,7 +134,7 @@ def test_nothing_is_generated_without_the_kernels(
     def broken(*_: object, **__: object) -> NoReturn:
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(deployments.parameter_generator, kernel, broken)
+    monkeypatch.setattr(f"deployments.parameter_generator.{kernel}", broken)
 
     with pytest.raises(RuntimeError, match="no kernel"):
         generator.generate(golden["output.embedding"][:1], [representation], **V1)
