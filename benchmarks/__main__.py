@@ -5,6 +5,7 @@ import sys
 
 NAMES = {
     "training": "an epoch over a log of MovieLens-1M's shape: static and generated models, both losses",
+    "serving.stages": "which share of a request each stage of the server takes",
     "serving.throughput": "either placement in closed loop, beside the same job built otherwise",
     "serving.autoscaling": "a step to three times the load, with a generator that waits for a recorded cost",
     "serving.scale_out": "a cluster of several nodes on this machine, nodes added and killed under load",
