@@ -133,6 +133,11 @@ def test_once_as_json_is_one_document(server: Server) -> None:
     assert set(document["stages"]) == {"plan", "queue", "encode", "generate", "compose", "hops"}
 
 
+def _interruptible() -> None:
+    """Undo what a shell does to a test run in its background: it ignores Ctrl-C, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_where_nobody_listens_one_line_says_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -147,7 +152,12 @@ def test_where_nobody_listens_one_line_says_so() -> None:
 def test_json_goes_on_with_a_line_each_time_until_ctrl_c_and_the_end_is_clean(server: Server) -> None:
     program = ["-c", "from app.commands import main; main()", "top", "--url", server.url, "--json", "--interval", "0.5"]
     process = subprocess.Popen(
-        [sys.executable, *program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_interruptible,
     )
     assert process.stdout is not None
     windows = [json.loads(process.stdout.readline()) for _ in range(3)]
@@ -165,7 +175,13 @@ def test_in_a_terminal_it_goes_on_until_ctrl_c_and_gives_the_screen_back(server:
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
     process = subprocess.Popen(
-        [sys.executable, *program], cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+        [sys.executable, *program],
+        cwd=ROOT,
+        env=environment,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=_interruptible,
     )
     os.close(theirs)
     shown, deadline = b"", time.monotonic() + 60
