@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -22,12 +22,13 @@ _DUET = "from app.commands import main; main()"
 
 
 @contextmanager
-def pinned(command: Sequence[str], *, cores: str) -> Iterator[str]:
+def pinned(command: Sequence[str], *, cores: str, variables: Mapping[str, str] | None = None) -> Iterator[str]:
     """Run a server on some cores of this machine.
 
     Args:
         command: What to run, without its interpreter; ``--port N`` is added.
         cores: As ``taskset -c`` reads them.
+        variables: Of its environment, beside those of this process.
 
     Yields:
         Its address.
@@ -38,7 +39,7 @@ def pinned(command: Sequence[str], *, cores: str) -> Iterator[str]:
     port = free_port("127.0.0.1", 0)
     with tempfile.TemporaryFile("w+") as output:
         line = ["taskset", "-c", cores, sys.executable, *command, "--port", str(port)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | dict(variables or {})
         server = subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
             _wait(server, f"http://127.0.0.1:{port}/readyz", output)

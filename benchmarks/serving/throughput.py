@@ -2,8 +2,9 @@
 
     python -m benchmarks serving.throughput colocated --models models --model demo [--csv FILE]
 
-colocated: ours; one plain FastAPI and uvicorn process that runs the same stages without batches; an endpoint that does
-nothing behind our ingress. split: ours; a hop for each request and ``@serve.batch`` in every stage, at several waits.
+colocated: ours; the same without the compiled kernels; one plain FastAPI and uvicorn process that runs the same stages
+without batches; an endpoint that does nothing behind our ingress. split: ours; a hop for each request and
+``@serve.batch`` in every stage, at several waits.
 
 In every round each server is started afresh on the cores of ``--server-cores``, gives the same packages as ours, is
 warmed up, and is put under load from ``--load-cores``. Printed are medians over the rounds, and of the ratios to ours.
@@ -28,6 +29,10 @@ from duet.evaluation.provenance import provenance
 OURS = "ours"
 NOOP = "no-op on our ingress"
 PLAIN = "plain FastAPI + uvicorn"
+REFERENCE = "ours, kernels of PyTorch"
+VARIABLES = {REFERENCE: {"DUET_KERNELS": "reference"}}
+"""What the environment of some contenders has besides."""
+
 _APPLICATIONS = "benchmarks.serving.contenders.applications"
 _PLAIN = "benchmarks.serving.contenders.plain"
 _WAITS_MS = (0, 1, 10)
@@ -62,6 +67,7 @@ def contenders(placement: str) -> dict[str, Command]:
     if placement == "colocated":
         return {
             OURS: lambda models, model: ours(models, model),
+            REFERENCE: lambda models, model: ours(models, model),
             PLAIN: lambda models, model: ["-m", _PLAIN, "--models", str(models), "--model", model],
             NOOP: lambda models, model: application(f"{_APPLICATIONS}:build_noop", models, model),
         }
@@ -103,7 +109,7 @@ def _measured(options: argparse.Namespace, started: dict[str, list[str]], consol
         for number in range(options.rounds):
             for name, command in started.items():
                 console.print(f"round {number + 1} of {options.rounds}: {name}", highlight=False)
-                with pinned(command, cores=options.server_cores) as url:
+                with pinned(command, cores=options.server_cores, variables=VARIABLES.get(name)) as url:
                     answers = packages(url, options.model, bodies)
                     expected = expected or answers
                     if name != NOOP and answers != expected:
