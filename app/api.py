@@ -175,7 +175,7 @@ def _add_parameters(app: FastAPI, generation: Generation) -> None:
 def _add_models(app: FastAPI, gateway: Gateway, access: Access) -> None:
     failures = openapi.problem_responses(InvalidRequest, UnknownModel, UnknownVersion, CorruptVersion, *_GUARDED)
     not_modified = {"description": "The client holds this file.", "headers": openapi.header_descriptions(_FILE_HEADERS)}
-    manifest = openapi.binary("The manifest, byte for byte.", JSON, headers=_FILE_HEADERS)
+    manifest = openapi.json_object("The manifest, byte for byte.", headers=_FILE_HEADERS)
     device_model = openapi.binary("The device model.", ONNX, headers=_FILE_HEADERS)
 
     @app.get("/v1/models", operation_id="list_models", tags=["models"], responses=openapi.problem_responses(*_GUARDED))

@@ -47,6 +47,12 @@ def binary(description: str, *media_types: str, headers: Mapping[str, str] | Non
     return {"description": description, "content": content, "headers": header_descriptions(headers or {})}
 
 
+def json_object(description: str, *, headers: Mapping[str, str] | None = None) -> Document:
+    """Describe an answer that is a JSON object of a form of its own."""
+    content = {"application/json": {"schema": {"type": "object"}}}
+    return {"description": description, "content": content, "headers": header_descriptions(headers or {})}
+
+
 def header_descriptions(headers: Mapping[str, str]) -> Document:
     """Describe headers by what they say."""
     return {name: {"description": says, "schema": {"type": "string"}} for name, says in headers.items()}

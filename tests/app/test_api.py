@@ -116,6 +116,14 @@ async def test_the_manifest_and_the_device_model_are_the_published_bytes(
     assert "immutable" in device_model.headers["cache-control"]
 
 
+async def test_the_manifest_is_documented_as_the_object_that_it_is(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+
+    (content,) = document["paths"]["/v1/models/{model}"]["get"]["responses"]["200"]["content"].items()
+    assert content == ("application/json", {"schema": {"type": "object"}})
+    assert isinstance((await client.get("/v1/models/tiny")).json(), dict)
+
+
 async def test_probes_and_lists(client: httpx.AsyncClient) -> None:
     assert (await client.get("/livez")).json()["status"] == "alive"
     assert (await client.get("/readyz")).json() == {"status": "ready", "models": {"tiny": "v1"}}
