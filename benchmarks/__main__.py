@@ -9,6 +9,7 @@ NAMES = {
     "serving.throughput": "either placement in closed loop, beside the same job built otherwise",
     "serving.autoscaling": "a step to three times the load, with a generator that waits for a recorded cost",
     "serving.scale_out": "a cluster of several nodes on this machine, nodes added and killed under load",
+    "serving.fuzz": "requests from the OpenAPI document, and damaged uploads, against a running server",
     "kernels": "every operation of kernels/, beside plain PyTorch and torch.compile",
     "telemetry": "what metrics and traces cost a request",
     "serving.rollover": "versions rolled over under open-loop load: failures, mixed versions, late answers",

@@ -1,0 +1,120 @@
+"""Requests made from the OpenAPI document by schemathesis, and the answers held against it."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import schemathesis
+from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import Status, events, from_schema
+
+DESIGNED = ("503", "504")
+"""The answers of 500 and above that the document promises: `version_not_ready` and `deadline_exceeded`."""
+
+REPLY_S = 15.0
+"""No answer takes longer: a body has 10 s to arrive, a budget is 10 s at most."""
+
+_MODEL_SHARE, _SAMPLE_SHARE = 0.8, 0.7
+_REFUSED = ["4xx", *DESIGNED]
+# 404: a model of another name; 406, 422, 429: what the document cannot know of the model, the link and the load
+_ACCEPTED = ["2xx", "3xx", "404", "406", "422", "429", *DESIGNED]
+
+
+@dataclass
+class ContractRun:
+    """What came of it.
+
+    Attributes:
+        statuses: Answers by operation and status.
+        slowest_s: The longest time to an answer, and to what.
+        failures: What did not hold, and how often; the first of each kind in full.
+    """
+
+    statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
+    slowest_s: tuple[float, str] = (0.0, "")
+    failures: Counter[str] = field(default_factory=Counter)
+    _told: dict[tuple[str, str, str], str] = field(default_factory=dict)
+
+    @property
+    def examples(self) -> int:
+        """How many requests were answered."""
+        return self.statuses.total()
+
+    def fail(self, operation: str, check: str, title: str, told: str) -> None:
+        """Count a failure with those of its kind."""
+        self.failures[self._told.setdefault((operation, check, title), f"{operation}: {check}: {told}")] += 1
+
+
+def run_contract(
+    url: str,
+    *,
+    model: str,
+    samples: Sequence[object],
+    examples: int,
+    seed: int,
+    phases: Sequence[str],
+    outcome: ContractRun,
+) -> None:
+    """Ask a running server for everything that its document describes, rightly and wrongly.
+
+    Args:
+        url: Where it is.
+        model: A model that it serves: most names in paths are this one.
+        samples: What the model takes: the document leaves a sample open.
+        examples: Random ones of each operation that has so many.
+        seed: Of the random ones.
+        phases: Of schemathesis: ``coverage`` makes the limits of every schema, ``fuzzing`` random requests.
+        outcome: Is added to.
+    """
+    config = SchemathesisConfig.from_dict(
+        {
+            "base-url": url,
+            "seed": seed,
+            "request-timeout": REPLY_S,
+            "continue-on-failure": True,
+            "dictionaries": {"models": {"values": [model]}},
+            "parameters": {"path.model": {"dictionary": "models", "probability": _MODEL_SHARE}},
+            "generation": {"max-examples": examples, "database": "none", "no-shrink": True},
+            "phases": {name: {"enabled": name in phases} for name in ("examples", "coverage", "fuzzing", "stateful")},
+            "checks": {
+                "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", *DESIGNED]},
+                "negative_data_rejection": {"expected-statuses": _REFUSED},
+                "positive_data_acceptance": {"expected-statuses": _ACCEPTED},
+            },
+        }
+    )
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json", config=config)
+
+    def map_body(context: schemathesis.HookContext, body: Any) -> Any:
+        del context
+        # the same for the same body: hypothesis repeats what has failed
+        choices = random.Random(repr(body))
+        if isinstance(body, dict) and "sample" in body and choices.random() < _SAMPLE_SHARE:
+            return body | {"sample": choices.choice(samples)}
+        return body
+
+    schema.hook(map_body)
+    for event in from_schema(schema).execute():
+        _note(event, outcome)
+
+
+def _note(event: events.EngineEvent, outcome: ContractRun) -> None:
+    if isinstance(event, events.FatalError):
+        raise event.exception
+    if isinstance(event, events.NonFatalError):
+        outcome.fail(event.label, "schemathesis", type(event.value).__name__, str(event.value))
+    if not isinstance(event, events.ScenarioFinished):
+        return
+    recorder = event.recorder
+    for interaction in recorder.interactions.values():
+        response = interaction.response
+        outcome.statuses[recorder.label, "none" if response is None else str(response.status_code)] += 1
+        if response is not None:
+            outcome.slowest_s = max(outcome.slowest_s, (response.elapsed, recorder.label))
+    for checks in recorder.checks.values():
+        for check in checks:
+            if check.status == Status.FAILURE and check.failure_info is not None:
+                failure, code = check.failure_info.failure, check.failure_info.code_sample
+                outcome.fail(recorder.label, check.name, failure.title, f"{failure.title}: {failure.message}\n{code}")

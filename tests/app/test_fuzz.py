@@ -1,0 +1,177 @@
+"""Whatever comes in, the API answers as its document says, in time, and goes on answering; over a real socket."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import uvicorn
+from hypothesis import HealthCheck, Phase, given, settings
+
+from app.api import build_api
+from app.builder import _colocated
+from app.gateway import JSON, ONNX, Gateway
+from app.metadata import MetadataReader
+from app.problems import MEDIA_TYPE as PROBLEM
+from app.settings import AppSettings
+from benchmarks.serving.contract import ContractRun, run_contract
+from benchmarks.serving.fuzz import Replica, main
+from benchmarks.serving.uploads import Reply, Upload, complaint, exchange, replacements, uploads
+from tests.published_version import ITEM_IDS, write_version
+
+PATH = "/v1/models/tiny/parameters"
+GOOD: dict[str, Any] = {"device": "phone", "sample": list(ITEM_IDS[:3]), "link": "wifi", "budget_ms": 10_000}
+MORE = {
+    "link": {"down_kbps": 1e5, "up_kbps": 1e5, "rtt_ms": 10},
+    "accepts": {"forms": ["composed", "shared"], "dtypes": ["int8"]},
+    "current": {"version": "0" * 32, "tag": "0" * 16, "age_s": 1.5},
+    "priority": "high",
+}
+BODIES = [json.dumps(body).encode() for body in (GOOD, GOOD | MORE)]
+OPERATIONS = {
+    *("GET /livez", "GET /readyz", "GET /metadata", "GET /v1/models", "GET /v1/models/{model}"),
+    *("GET /v1/models/{model}/device-model", "POST /v1/models/{model}/parameters"),
+}
+PATIENCE_S = 30
+
+
+@pytest.fixture(scope="module")
+def port(models: Path) -> Iterator[int]:
+    """Where the API listens, with the real stages, in a thread of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        # or each small answer waits for the acknowledgement of its head
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        started: list[uvicorn.Server] = []
+
+        async def serve() -> None:
+            given = AppSettings(models=str(models))
+            gateway = Gateway(given, _colocated(given))
+            await gateway.start()
+            metadata = MetadataReader(given, endpoints=list)
+            api = build_api(gateway, body_limit_bytes=50_000, metadata=metadata, body_timeout_s=1.0)
+            started.append(uvicorn.Server(uvicorn.Config(api, log_config=None, lifespan="off")))
+            await started[0].serve(sockets=[listener])
+            await gateway.stop()
+
+        serving = threading.Thread(target=asyncio.run, args=(serve(),))
+        serving.start()
+        port = listener.getsockname()[1]
+        # the listener queues connections until the server takes them
+        assert httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE_S).status_code == 200
+        yield port
+        started[0].should_exit = True
+        serving.join(PATIENCE_S)
+        assert not serving.is_alive()
+
+
+def test_every_operation_answers_as_the_openapi_document_says(port: int) -> None:
+    samples = [GOOD["sample"], list(ITEM_IDS[2:7])]
+
+    outcome = ContractRun()
+    run_contract(
+        f"http://127.0.0.1:{port}",
+        model="tiny",
+        samples=samples,
+        examples=40,
+        seed=7,
+        phases=("coverage", "fuzzing"),
+        outcome=outcome,
+    )
+
+    assert not outcome.failures, "\n".join(outcome.failures)
+    assert {operation for operation, status in outcome.statuses if status == "200"} == OPERATIONS
+    assert outcome.statuses["POST /v1/models/{model}/parameters", "400"] > 40
+    assert outcome.examples > 200
+
+
+@settings(
+    max_examples=500,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[*HealthCheck],
+    phases=[Phase.generate],
+)
+@given(upload=uploads(PATH, BODIES))
+def test_a_damaged_request_is_answered_as_documented(port: int, upload: Upload) -> None:
+    reply = exchange("127.0.0.1", port, upload)
+
+    assert complaint(upload, reply) is None, upload.content[:3000]
+
+
+def test_no_odd_value_in_any_place_is_answered_otherwise(port: int) -> None:
+    wrong = {
+        told
+        for upload in replacements(PATH, BODIES[1])
+        if (told := complaint(upload, exchange("127.0.0.1", port, upload))) is not None
+    }
+
+    assert not wrong
+
+
+def test_a_good_request_is_answered_after_all_that(port: int) -> None:
+    answers = [
+        httpx.post(f"http://127.0.0.1:{port}{PATH}", content=body, headers={"content-type": JSON, "accept": accept})
+        for body in BODIES
+        for accept in (JSON, "*/*")
+    ]
+    model = httpx.post(f"http://127.0.0.1:{port}{PATH}", json=GOOD, headers={"accept": ONNX})
+
+    assert [answer.status_code for answer in (*answers, model)] == [200] * 5
+
+
+@pytest.mark.parametrize(("model", "status"), [("tiny", 0), ("films", 1)], ids=["well", "not-served"])
+def test_the_long_run_ends_with_1_when_something_does_not_hold(
+    port: int, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, status: int
+) -> None:
+    folder = models if model == "tiny" else write_version(tmp_path, model=model).folder.parents[1]
+    given = ["--models", str(folder), "--model", model, "--url", f"http://127.0.0.1:{port}"]
+
+    with pytest.raises(SystemExit) as ended:
+        main([*given, "--examples", "50", "--uploads", "50"])
+
+    said = capsys.readouterr().out
+    assert ended.value.code == status, said
+    assert f"a good request afterwards: {404 if status else 200}" in said
+    assert "damaged uploads: 50, slowest answer 0." in said
+
+
+def test_a_slope_is_that_of_the_second_half() -> None:
+    replica = Replica(psutil.Process())
+    replica.readings = [(0, 0), (10, 9000), (20, 9100), (30, 9200)]
+
+    assert replica.slope == pytest.approx(10)
+
+
+PROBLEM_400 = {"status": 400, "code": "invalid_request", "detail": "Expected.", "request_id": "r"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "status", "content_type", "document", "complains"),
+    [
+        ("body", 400, PROBLEM, PROBLEM_400, False),
+        ("body", 200, "application/octet-stream", {}, False),
+        ("body", 0, "", {}, True),
+        ("body", 301, PROBLEM, PROBLEM_400, True),
+        ("body", 400, "text/plain", PROBLEM_400, True),
+        ("body", 404, PROBLEM, PROBLEM_400, True),
+        ("headers", 400, PROBLEM, {"status": 400}, True),
+        ("body", 500, PROBLEM, PROBLEM_400 | {"status": 500}, True),
+        ("body", 503, PROBLEM, PROBLEM_400 | {"status": 503}, False),
+        ("framing", 0, "", {}, False),
+        ("framing", 400, "text/plain", {}, False),
+        ("framing", 502, "text/plain", {}, True),
+    ],
+)
+def test_what_is_not_documented_is_complained_about(
+    damage: Any, status: int, content_type: str, document: dict[str, Any], complains: bool
+) -> None:
+    reply = Reply(status, content_type, json.dumps(document).encode(), 0.1)
+
+    assert (complaint(Upload(b"", damage), reply) is not None) == complains
