@@ -8,6 +8,7 @@ all, if the server does not answer a good request afterwards, or if the gateway'
 """
 
 import argparse
+import http.client
 import json
 import os
 import statistics
@@ -135,6 +136,7 @@ def main(arguments: Sequence[str]) -> None:
     lines = write_bodies(Path(os.devnull), options.models, options.model, budget_ms=_BUDGET_MS)[:_BODIES]
     contract, damaged = ContractRun(), UploadRun()
     with _server(options) as (url, replica):
+        _warm_up(url, options.model, lines, options.warm_up)
         for number in range(_ROUNDS):
             _round(options, number, url, lines, contract, damaged)
             if replica is not None:
@@ -153,6 +155,16 @@ def main(arguments: Sequence[str]) -> None:
     print(f"as many requests as asked for: {'yes' if is_enough else 'no'}")
     is_flat = replica is None or _print_flatness(replica)
     sys.exit(0 if is_enough and is_flat and answer.status_code == 200 and not failures else 1)
+
+
+def _warm_up(url: str, model: str, lines: Sequence[str], count: int) -> None:
+    """Send good requests until what is kept of a bounded number of them, outside of our code too, is full."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc)
+    headers = {"content-type": "application/json"}
+    for number in range(count):
+        connection.request("POST", f"/v1/models/{model}/parameters", lines[number % len(lines)], headers)
+        connection.getresponse().read()
+    connection.close()
 
 
 def _round(
@@ -219,5 +231,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pid", type=int, help="of its gateway, to watch memory and descriptors; only with --url")
     parser.add_argument("--examples", type=int, default=10_000, help="from the OpenAPI document; default: 10000")
     parser.add_argument("--uploads", type=int, default=10_000, help="damaged ones; default: 10000")
+    parser.add_argument("--warm-up", type=int, default=40_000, help="good requests before the first; default: 40000")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     return parser

@@ -134,7 +134,7 @@ def test_the_long_run_ends_with_1_when_something_does_not_hold(
     given = ["--models", str(folder), "--model", model, "--url", f"http://127.0.0.1:{port}"]
 
     with pytest.raises(SystemExit) as ended:
-        main([*given, "--examples", "50", "--uploads", "50"])
+        main([*given, "--examples", "50", "--uploads", "50", "--warm-up", "10"])
 
     said = capsys.readouterr().out
     assert ended.value.code == status, said
