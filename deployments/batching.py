@@ -162,30 +162,43 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             task.add_done_callback(self._tasks.discard)
 
     def _form_batch(self) -> list[_Entry[Item, Result]]:
-        """Take the most urgent request and those of its key that fit into the time that all of them have."""
+        """Take the most urgent request and those of its key, as many as all have time for; put the others back."""
         now_s = self._clock()
-        batch: list[_Entry[Item, Result]] = []
+        alike: list[_Entry[Item, Result]] = []
         others: list[_Entry[Item, Result]] = []
-        soonest_s = math.inf
-        while self._waiting and len(batch) < self._limits.max_batch:
+        while self._waiting and len(alike) < 2 * self._limits.max_batch:
             entry = heapq.heappop(self._waiting)
-            if _is_gone(entry, now_s):
-                continue
-            if batch:
-                if entry.key != batch[0].key:
-                    others.append(entry)
-                    continue
-                done_s = now_s + self._cost(entry.key).estimate.predict_ms(len(batch) + 1) / 1000
-                if done_s > min(soonest_s, entry.deadline_s):
-                    others.append(entry)
-                    if done_s > soonest_s:
-                        break  # one more would make those late who are in already
-                    continue  # too late itself in this company: its turn comes as the most urgent one
-            batch.append(entry)
-            soonest_s = min(soonest_s, entry.deadline_s)
-        for entry in others:
-            heapq.heappush(self._waiting, entry)
+            if not _is_gone(entry, now_s):
+                (others if alike and entry.key != alike[0].key else alike).append(entry)
+        batch = self._in_time(alike, now_s) if alike else []
+        taken = {entry.sequence for entry in batch}
+        for entry in (*alike, *others):
+            if entry.sequence not in taken:
+                heapq.heappush(self._waiting, entry)
         return batch
+
+    def _in_time(self, alike: list[_Entry[Item, Result]], now_s: float) -> list[_Entry[Item, Result]]:
+        """Choose from requests of one key, the most urgent first; at least one.
+
+        The most urgent ones go, as many as are all done in time, if those left behind will be in time as well. If not,
+        small batches would only make everybody late in turn: then the largest batch goes of which all are in time, and
+        who has least time is left to expire.
+        """
+        estimate = self._cost(alike[0].key).estimate
+        most = min(len(alike), self._limits.max_batch)
+
+        def done_s(size: int) -> float:
+            return now_s + estimate.predict_ms(size) / 1000
+
+        size, soonest_s = 1, alike[0].deadline_s
+        while size < most and done_s(size + 1) <= (soonest_s := min(soonest_s, alike[size].deadline_s)):
+            size += 1
+        left = alike[size : size + self._limits.max_batch]
+        if not left or done_s(size) + done_s(len(left)) - now_s <= min(entry.deadline_s for entry in left):
+            return alike[:size]
+        patient = sorted(alike[:most], key=lambda entry: entry.deadline_s, reverse=True)
+        largest = next((n for n in range(most, size, -1) if done_s(n) <= patient[n - 1].deadline_s), None)
+        return alike[:size] if largest is None else patient[:largest]
 
     async def _execute(self, batch: list[_Entry[Item, Result]]) -> None:
         started_s = self._clock()

@@ -299,48 +299,6 @@ class LinearWorker(Worker):
         return await super().run(items)
 
 
-async def with_known_cost(worker: LinearWorker, **limits: int) -> DispatchWhenFreeBatcher[object, object]:
-    """Let a batcher see batches of one, two and three."""
-    gathering = batcher(worker, **limits)
-    for size in (1, 2, 3, 1, 2, 3):
-        await asyncio.gather(*(gathering.submit(None, key="model", deadline_s=FAR_S) for _ in range(size)))
-    worker.batches.clear()
-    worker.begun_s.clear()
-    return gathering
-
-
-def test_a_batch_is_no_larger_than_those_in_it_have_time_for() -> None:
-    worker = LinearWorker(a=0.010, b=0.005)
-
-    async def scenario() -> None:
-        gathering = await with_known_cost(worker)
-        # 36 ms are enough for three together, 45 ms for a fourth that comes after them
-        far = now_s() + 0.036
-        await asyncio.gather(*(gathering.submit(item, key="model", deadline_s=far + item / 1e6) for item in range(3)))
-        asked = [gathering.submit(item, key="model", deadline_s=now_s() + 0.036 + item) for item in range(5)]
-        await asyncio.gather(*asked)
-
-    run_virtually(scenario())
-
-    assert worker.batches == [[0, 1, 2], [0, 1, 2], [3, 4]]
-
-
-def test_who_would_be_late_among_more_urgent_ones_does_not_hold_them_up() -> None:
-    worker = LinearWorker(a=0.010, b=0.005)
-
-    async def scenario() -> None:
-        gathering = await with_known_cost(worker)
-        tight = gathering.submit("tight", key="model", deadline_s=now_s() + 0.016)
-        roomy = [gathering.submit(item, key="model", deadline_s=FAR_S, priority=-1) for item in ("a", "b")]
-        calm = [gathering.submit(item, key="model", deadline_s=FAR_S) for item in ("c", "d")]
-        await asyncio.gather(tight, *roomy, *calm, return_exceptions=True)
-
-    run_virtually(scenario())
-
-    # alone it would have been in time; behind two of higher priority it is not, and expires in the queue
-    assert worker.batches == [["a", "b", "c", "d"]]
-
-
 @given(
     requests=st.lists(
         st.tuples(
