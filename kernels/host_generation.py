@@ -15,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.host_slabs import write_into
+from kernels.host_slabs import synthesize_into, write_into
 from kernels.slab_layout import Plans
 from kernels.slabs import cut_slabs
+
+FEW_DEVICES = 4
+"""For up to so many our own loop is faster than a BLAS, whatever the size of the weights: it has no way in."""
 
 
 class HostGeneration:
@@ -46,7 +49,9 @@ class HostGeneration:
                 f"Expected weight [P, D], bias [P] and base [Pb] with P of {plans.required_values} and Pb of "
                 f"{plans.required_base} or more, got {list(weight.shape)}, {list(bias.shape)} and {list(base.shape)}."
             )
-        self._transposed, self._bias, self._base, self._plans = weight.detach().t(), bias.detach(), base.detach(), plans
+        # a copy, so that the weights of a few devices are read in the order in which they lie
+        self._transposed = weight.detach().t().contiguous()
+        self._bias, self._base, self._plans = bias.detach(), base.detach(), plans
 
     def generate(self, embeddings: NDArray[np.float32], chosen: Sequence[int]) -> list[bytes | None]:
         """Generate one body per device.
@@ -59,18 +64,25 @@ class HostGeneration:
             Bodies in package layout, in order; None where a number is not finite.
 
         Raises:
-            ValueError: If there is not one plan of those given for each row.
-            RuntimeError: If the embeddings have another shape or dtype.
+            ValueError: If the embeddings have another shape or dtype, or there is not one plan of those given a row.
         """
-        plans = self._plans
+        plans, (D, P) = self._plans, self._transposed.shape
+        if embeddings.ndim != 2 or embeddings.shape[1] != D or embeddings.dtype != np.float32:
+            raise ValueError(f"Expected float32 embeddings [B, {D}], got {embeddings.dtype} {list(embeddings.shape)}.")
         if len(chosen) != len(embeddings) or not 0 <= min(chosen, default=0) <= max(chosen, default=0) < len(
             plans.layouts
         ):
             raise ValueError(
                 f"Expected {len(embeddings)} plans among 0 to {len(plans.layouts) - 1}, got {list(chosen)}."
             )
-        values = torch.addmm(self._bias, torch.from_numpy(embeddings), self._transposed)
-        starts = plans.starts(chosen)
-        slabs, flags = np.empty(starts[-1], np.uint8), np.empty((len(chosen), 1), np.uint8)
-        write_into(slabs.ctypes.data, flags.ctypes.data, values, self._base, plans, chosen)
+        B, starts = len(chosen), plans.starts(chosen)
+        values = np.empty((B, P), np.float32)
+        if B <= FEW_DEVICES:
+            given = np.ascontiguousarray(embeddings)
+            addresses = (given.ctypes.data, self._transposed.data_ptr(), self._bias.data_ptr())
+            synthesize_into(values.ctypes.data, *addresses, devices=B, width=D, count=P)
+        else:
+            torch.addmm(self._bias, torch.from_numpy(embeddings), self._transposed, out=torch.from_numpy(values))
+        slabs, flags = np.empty(starts[-1], np.uint8), np.empty((B, 1), np.uint8)
+        write_into(slabs.ctypes.data, flags.ctypes.data, values.ctypes.data, P, self._base.data_ptr(), plans, chosen)
         return cut_slabs(slabs, flags, starts, chosen, plans)

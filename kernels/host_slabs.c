@@ -1,7 +1,8 @@
-// Writes the slabs of a batch on a host: kernels/compose_weights.py says what, kernels/rounding.py how it is rounded.
+// Generates on a host: the values of few devices (kernels/synthesize_factors.py says what) and the slabs of a batch
+// (kernels/compose_weights.py says what, kernels/rounding.py how it is rounded).
 //
-// No header of Python's is needed; kernels/host_slabs.py calls duet_write_slabs through ctypes, which lets go of the
-// interpreter's lock meanwhile. Compiled without fast-math: NaN and infinity must be seen.
+// No header of Python's is needed; kernels/host_slabs.py calls this through ctypes, which lets go of the interpreter's
+// lock meanwhile. Compiled without fast-math: NaN and infinity must be seen.
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -124,6 +125,28 @@ INLINE int store_row(const Array *a, int64_t i, const float *restrict row, uint8
         quanta[j] = (int8_t)bits_of(quantum + 12582912.0f);
     }
     return is_finite;
+}
+
+// values[b] = bias + transposed^T embeddings[b]; rows of P that stay in the cache, D of them read for every device. A BLAS
+// is faster where B is large; its way in costs more than the work where it is small.
+FOR_EACH_PROCESSOR void duet_synthesize(
+    const float *embeddings, const float *transposed, const float *bias, int64_t B, int64_t D, int64_t P, float *values
+) {
+    for (int64_t b = 0; b < B; b++, embeddings += D, values += P) {
+        memcpy(values, bias, (size_t)P * sizeof *values);
+        int64_t d = 0;
+        for (; d + 4 <= D; d += 4) {
+            const float z0 = embeddings[d], z1 = embeddings[d + 1], z2 = embeddings[d + 2], z3 = embeddings[d + 3];
+            const float *w0 = transposed + d * P, *w1 = w0 + P, *w2 = w1 + P, *w3 = w2 + P;
+#pragma GCC ivdep
+            for (int64_t p = 0; p < P; p++) values[p] += z0 * w0[p] + z1 * w1[p] + z2 * w2[p] + z3 * w3[p];
+        }
+        for (; d < D; d++) {
+            const float z = embeddings[d], *w = transposed + d * P;
+#pragma GCC ivdep
+            for (int64_t p = 0; p < P; p++) values[p] += z * w[p];
+        }
+    }
 }
 
 // Writes B slabs one after the other; clears the flags of devices that are not finite. Returns 0, or -1 if there is no

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 
@@ -35,21 +35,32 @@ def write_host_slabs(values: Tensor, base: Tensor, plans: Plans, chosen: Sequenc
     starts = plans.starts(chosen)
     data = torch.empty(starts[-1], dtype=torch.uint8)
     flags = torch.empty(len(chosen), 1, dtype=torch.uint8)
-    write_into(data.data_ptr(), flags.data_ptr(), values, base, plans, chosen)
+    write_into(data.data_ptr(), flags.data_ptr(), values.data_ptr(), values.stride(0), base.data_ptr(), plans, chosen)
     return Slabs(data, starts, flags, plans, chosen)
 
 
-def write_into(slabs: int, flags: int, values: Tensor, base: Tensor, plans: Plans, chosen: Sequence[int]) -> None:
+def write_into(
+    slabs: int, flags: int, values: int, stride: int, base: int, plans: Plans, chosen: Sequence[int]
+) -> None:
     """Write all slabs from the address ``slabs`` on, and a flag a device from ``flags`` on.
+
+    Args:
+        slabs: Where they go.
+        flags: Where the flags go, a byte each.
+        values: Address of the flat values.
+        stride: From one device's values to the next, in elements.
+        base: Address of the shared parameters.
+        plans: The layouts.
+        chosen: Number of the layout of every device.
 
     Raises:
         MemoryError: If there is no memory for one row.
     """
     table, numbers = plans.host_table, array("i", chosen)
-    status = _function()(
-        values.data_ptr(),
-        values.stride(0),
-        base.data_ptr(),
+    status = _library().duet_write_slabs(
+        values,
+        stride,
+        base,
         table.arrays.buffer_info()[0],
         table.plans.buffer_info()[0],
         numbers.buffer_info()[0],
@@ -62,17 +73,39 @@ def write_into(slabs: int, flags: int, values: Tensor, base: Tensor, plans: Plan
         raise MemoryError(f"Expected memory for a row of {table.longest_row} numbers, got none.")
 
 
+def synthesize_into(
+    values: int, embeddings: int, transposed: int, bias: int, *, devices: int, width: int, count: int
+) -> None:
+    """Write ``bias + embeddings @ transposed``, ``[B, P]`` float32, from the address ``values`` on.
+
+    Args:
+        values: Where they go.
+        embeddings: Address of ``[B, D]``.
+        transposed: Address of the decoder weight, ``[D, P]``.
+        bias: Address of ``[P]``.
+        devices: ``B``.
+        width: ``D``.
+        count: ``P``.
+    """
+    _library().duet_synthesize(embeddings, transposed, bias, devices, width, count, values)
+
+
 @cache
-def _function() -> Callable[..., int]:
+def _library() -> ctypes.CDLL:
     spec = find_spec(LIBRARY)
     assert spec is not None  # the dispatcher asks is_built first
     assert spec.origin is not None
-    function = ctypes.CDLL(spec.origin).duet_write_slabs
-    function.restype = ctypes.c_int
-    function.argtypes = [
+    library = ctypes.CDLL(spec.origin)
+    library.duet_write_slabs.restype = ctypes.c_int
+    library.duet_write_slabs.argtypes = [
         *(_POINTER, _COUNT, _POINTER),  # values, their stride, base
         *(_POINTER, _POINTER, _POINTER),  # arrays, plans, the chosen ones
         *(_COUNT, _COUNT),  # B, the longest row
         *(_POINTER, _POINTER),  # slabs, flags
     ]
-    return function
+    library.duet_synthesize.restype = None
+    library.duet_synthesize.argtypes = [
+        *(_POINTER, _POINTER, _POINTER),  # embeddings, weight, bias
+        *(_COUNT, _COUNT, _COUNT, _POINTER),  # B, D, P, values
+    ]
+    return library

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from app.api import build_api
 from app.builder import _colocated
-from app.gateway import JSON, ONNX, Gateway
+from app.gateway import Gateway
 from app.metadata import MetadataReader
+from app.offers import JSON, ONNX
 from app.problems import MEDIA_TYPE as PROBLEM
 from app.settings import AppSettings
 from benchmarks.serving.contract import ContractRun, run_contract
