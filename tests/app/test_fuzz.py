@@ -37,7 +37,7 @@ MORE = {
 BODIES = [json.dumps(body).encode() for body in (GOOD, GOOD | MORE)]
 OPERATIONS = {
     *("GET /livez", "GET /readyz", "GET /metadata", "GET /v1/models", "GET /v1/models/{model}"),
-    *("GET /v1/models/{model}/device-model", "POST /v1/models/{model}/parameters"),
+    *("GET /v1/models/{model}/device-model", "GET /v1/models/{model}/rollout", "POST /v1/models/{model}/parameters"),
 }
 PATIENCE_S = 30
 
