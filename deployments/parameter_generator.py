@@ -144,7 +144,6 @@ class ParameterGenerator:
         """
         self._versions.get(model, version)
 
-    @torch.inference_mode()
     def generate(
         self,
         embeddings: npt.NDArray[np.float32],
@@ -178,6 +177,18 @@ class ParameterGenerator:
         representations: Sequence[Representation],
     ) -> list[bytes | None]:
         chosen = [generation.numbers[representation] for representation in representations]
+        if isinstance(generation.bound, HostGeneration):
+            return generation.bound.generate(embeddings, chosen)  # of few devices without any call of torch
+        return self._on_accelerator(prepared, generation, embeddings, chosen)
+
+    @torch.inference_mode()
+    def _on_accelerator(
+        self,
+        prepared: _PreparedGenerator,
+        generation: _Generation,
+        embeddings: npt.NDArray[np.float32],
+        chosen: Sequence[int],
+    ) -> list[bytes | None]:
         if generation.bound:
             return generation.bound.generate(embeddings, chosen)
         on_accelerator = torch.from_numpy(embeddings).to(self._accelerator)

@@ -2,14 +2,15 @@
 
     python -m benchmarks serving.stages --models models --model demo [--csv FILE]
 
-The server is kept to one core and `wrk` to another, so at saturation a request takes the server 1 / throughput. The
+The time of a request is the processor time of the gateway's replica, all of its threads, divided by the requests. The
 server's own histograms say how long a stage worked for a batch, as the mean over requests; divided by the mean batch it
-is what the stage took for one request. (Requests of large batches weigh more in the first mean, so this is rather too
-much.) With one connection nothing is shared: that row shows the whole path, most of it waiting for the next request.
+is what the stage took for one request. That is rather too much: requests of large batches weigh more in that mean, and
+a stage that is interrupted takes longer on the clock. Server and `wrk` share all cores unless they are told otherwise.
 """
 
 import argparse
 import csv
+import os
 import statistics
 import tempfile
 import time
@@ -22,6 +23,7 @@ from rich.table import Table
 
 from app.commands.top.scrape import Scraper, Snapshot
 from benchmarks.serving.closed_loop import load, write_bodies
+from benchmarks.serving.fuzz import gateway_of
 from benchmarks.serving.pinned import ours, pinned
 from duet.evaluation.provenance import provenance
 
@@ -37,7 +39,7 @@ class Row:
     """One run; times are microseconds a request.
 
     Attributes:
-        request_us: Of the server: 1 / throughput.
+        request_us: Processor time of the replica.
         batch: Mean requests in a batch.
         encode_us: Of one request, as for the other stages.
         generate_share: Part of ``request_us``.
@@ -93,14 +95,15 @@ def _measured(options: argparse.Namespace, console: Console) -> Iterator[Row]:
         for number in range(options.rounds):
             console.print(f"round {number + 1} of {options.rounds}", highlight=False)
             with pinned(ours(options.models, options.model), cores=options.server_cores) as url:
-                scraper = Scraper(url)
+                scraper, replica = Scraper(url), gateway_of(os.getpid())
                 run = {"bodies": path, "cores": options.load_cores}
                 load(url, options.model, connections=16, seconds=_WARM_UP_S, **run)
                 for connections in options.connections:
-                    before = _settled(scraper)
+                    before, before_s = _settled(scraper), sum(replica.cpu_times()[:2])
                     loop = load(url, options.model, connections=connections, seconds=options.seconds, **run)
-                    changes = _differences(before, _settled(scraper))
-                    request_us, batch = 1e6 / loop.requests_s, changes["batch_size_sum"] / changes["batch_size_count"]
+                    spent_s, changes = sum(replica.cpu_times()[:2]) - before_s, _differences(before, _settled(scraper))
+                    request_us = 1e6 * spent_s / changes["generate_count"]
+                    batch = changes["batch_size_sum"] / changes["batch_size_count"]
                     of_request = {
                         stage: 1000
                         * changes[f"{stage}_sum"]
@@ -174,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64], help="default: 1 16 64")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--seconds", type=float, default=6.0, help="of load at each number of connections; default: 6")
-    parser.add_argument("--server-cores", default="0", help="as taskset -c reads them; default: 0")
-    parser.add_argument("--load-cores", default="1", help="default: 1")
+    parser.add_argument("--server-cores", default="0-1", help="as taskset -c reads them; default: 0-1")
+    parser.add_argument("--load-cores", default="0-1", help="default: 0-1")
     parser.add_argument("--csv", type=Path, help="append the runs to this file")
     return parser
