@@ -1,12 +1,15 @@
 """The ports that a server really listens on, and those that docs/security.md says it does."""
 
 import re
+import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+_SETTLED_S = 20.0
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "security.md"
 LOOPBACK, ALL = "loopback", "all"
 _HEADER = "| process | when | interface | port | what for | who gets in |"
@@ -91,6 +94,16 @@ def differences(
         else:
             left[row] -= 1
     return undocumented, [row for row in left.elements() if not row.may_be_missing]
+
+
+def settled(pid: int, rows: list[DocumentedPort], *, host: str, port: int) -> list[Listener]:
+    """What listens once it is what is documented, or after a while: HAProxy is replaced when a replica has come."""
+    deadline_s, pause = time.monotonic() + _SETTLED_S, threading.Event()
+    while True:
+        found = listening(pid)
+        if differences(found, rows, host=host, port=port) == ([], []) or time.monotonic() > deadline_s:
+            return found
+        pause.wait(0.2)
 
 
 def _interface(address: str) -> str:

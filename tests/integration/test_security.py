@@ -23,7 +23,7 @@ from duet.protocol.access_errors import ForgedPackage, Unauthorized
 from duet.protocol.errors import NoDeviceModel
 from duet.protocol.signing import SigningKey, write_signing_keys
 from tests.integration.background_server import background_server
-from tests.integration.listening_ports import ALL, LOOPBACK, Listener, differences, documented, listening
+from tests.integration.listening_ports import ALL, LOOPBACK, Listener, differences, documented, listening, settled
 from tests.published_version import ITEM_IDS, write_version
 from tests.self_signed import write_certificate
 
@@ -225,7 +225,7 @@ def call(port: int, method: str, token: str | None = None) -> str:
 def test_only_documented_ports_are_open_and_only_one_is_meant_for_others(secured: Secured) -> None:
     rows = documented(placement="colocated", ingress="haproxy")
 
-    found = listening(secured.pid)
+    found = settled(secured.pid, rows, host=ALL, port=secured.port)
 
     assert differences(found, rows, host=ALL, port=secured.port) == ([], [])
     assert {each.process for each in found if each.interface != LOOPBACK} == {"haproxy", "Gateway"}
@@ -251,7 +251,7 @@ def test_other_ways_to_start_open_what_is_documented(tmp_path: Path, placement: 
     with background_server(
         [*DUET, "serve", "--port", str(port), "--cpus", "2", *options], tmp_path, url, context
     ) as server:
-        found = listening(server.pid)
+        found = settled(server.pid, documented(placement=placement, ingress=ingress), host=LOOPBACK, port=port)
         answer = httpx.post(f"{url}{URL}", json=BODY, verify=context, timeout=30)
 
     assert answer.status_code == 200
