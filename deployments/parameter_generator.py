@@ -179,10 +179,10 @@ class ParameterGenerator:
         chosen = [generation.numbers[representation] for representation in representations]
         if isinstance(generation.bound, HostGeneration):
             return generation.bound.generate(embeddings, chosen)  # of few devices without any call of torch
-        return self._on_accelerator(prepared, generation, embeddings, chosen)
+        return self._with_torch(prepared, generation, embeddings, chosen)
 
     @torch.inference_mode()
-    def _on_accelerator(
+    def _with_torch(
         self,
         prepared: _PreparedGenerator,
         generation: _Generation,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kernels.host_slabs import synthesize_into, write_into
 from kernels.slab_layout import Plans
-from kernels.slabs import cut_slabs
+from kernels.slabs import check_chosen, cut_slabs
 
 FEW_DEVICES = 4
 """For up to so many our own loop is faster than a BLAS, whatever the size of the weights: it has no way in."""
@@ -69,12 +69,7 @@ class HostGeneration:
         plans, (D, P) = self._plans, self._transposed.shape
         if embeddings.ndim != 2 or embeddings.shape[1] != D or embeddings.dtype != np.float32:
             raise ValueError(f"Expected float32 embeddings [B, {D}], got {embeddings.dtype} {list(embeddings.shape)}.")
-        if len(chosen) != len(embeddings) or not 0 <= min(chosen, default=0) <= max(chosen, default=0) < len(
-            plans.layouts
-        ):
-            raise ValueError(
-                f"Expected {len(embeddings)} plans among 0 to {len(plans.layouts) - 1}, got {list(chosen)}."
-            )
+        check_chosen(chosen, len(embeddings), plans)
         B, starts = len(chosen), plans.starts(chosen)
         values = np.empty((B, P), np.float32)
         if B <= FEW_DEVICES:

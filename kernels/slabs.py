@@ -76,5 +76,10 @@ def check_values(values: Tensor, plans: Plans, chosen: Sequence[int]) -> None:
         )
     if values.stride(1) != 1 and shape[1] > 1:
         raise ValueError(f"Expected values with contiguous rows, got strides {values.stride()}; copy them first.")
-    if len(chosen) != shape[0] or not 0 <= min(chosen, default=0) <= max(chosen, default=0) < len(plans.layouts):
-        raise ValueError(f"Expected {shape[0]} plans among 0 to {len(plans.layouts) - 1}, got {list(chosen)}.")
+    check_chosen(chosen, shape[0], plans)
+
+
+def check_chosen(chosen: Sequence[int], devices: int, plans: Plans) -> None:
+    """Raise ``ValueError`` unless there is a plan that exists for each of so many devices."""
+    if len(chosen) != devices or not 0 <= min(chosen, default=0) <= max(chosen, default=0) < len(plans.layouts):
+        raise ValueError(f"Expected {devices} plans among 0 to {len(plans.layouts) - 1}, got {list(chosen)}.")

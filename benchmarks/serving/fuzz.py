@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from benchmarks.serving.closed_loop import write_bodies
 from benchmarks.serving.contract import ContractRun, run_contract
-from benchmarks.serving.pinned import ours, pinned
+from benchmarks.serving.pinned import gateway_of, ours, pinned
 from benchmarks.serving.uploads import Upload, complaint, exchange, uploads
 
 FLAT_BYTES_PER_REQUEST = 256
@@ -37,7 +37,6 @@ MORE_DESCRIPTORS = 8
 _BODIES, _BUDGET_MS, _ROUNDS = 8, 5_000.0, 10
 # those that take something: the others have one request each, and those that coverage makes
 _VARIED_OPERATIONS = 3
-_GATEWAY = "Gateway"
 _MIB = 2**20
 
 
@@ -81,18 +80,6 @@ class Replica:
         """Resident bytes per request, over the second half: caches and arenas fill in the first."""
         late = self.readings[len(self.readings) // 2 :]
         return statistics.linear_regression(*zip(*late, strict=True)).slope
-
-
-def gateway_of(pid: int) -> psutil.Process:
-    """Find the gateway's replica among the descendants of a server.
-
-    Raises:
-        RuntimeError: If there is not exactly one.
-    """
-    found = [each for each in psutil.Process(pid).children(recursive=True) if _GATEWAY in " ".join(each.cmdline())]
-    if len(found) != 1:
-        raise RuntimeError(f"Expected one replica of {_GATEWAY} below process {pid}, got {len(found)}.")
-    return found[0]
 
 
 def run_uploads(url: str, model: str, bodies: Sequence[bytes], *, count: int, start: int, outcome: UploadRun) -> None:

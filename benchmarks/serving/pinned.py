@@ -13,11 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+import psutil
+
 from app.ports import free_port
 
 READY_S = 120.0
 _STOP_S = 60.0
 _POLL_S = 0.2
+_GATEWAY = "Gateway"
 _DUET = "from app.commands import main; main()"
 
 
@@ -60,6 +63,18 @@ def ours(models: Path, model: str, *options: str) -> list[str]:
 def application(import_path: str, models: Path, model: str, *options: str) -> list[str]:
     """Return the command that runs another application on the same ingress."""
     return ["-m", "benchmarks.serving.run", import_path, "--models", str(models), "--model", model, *options]
+
+
+def gateway_of(pid: int) -> psutil.Process:
+    """Find the gateway's replica among the descendants of a server.
+
+    Raises:
+        RuntimeError: If there is not exactly one.
+    """
+    found = [each for each in psutil.Process(pid).children(recursive=True) if _GATEWAY in " ".join(each.cmdline())]
+    if len(found) != 1:
+        raise RuntimeError(f"Expected one replica of {_GATEWAY} below process {pid}, got {len(found)}.")
+    return found[0]
 
 
 def _wait(server: subprocess.Popen[bytes], url: str, output: TextIO) -> None:

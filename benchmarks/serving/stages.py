@@ -9,13 +9,12 @@ a stage that is interrupted takes longer on the clock. Server and `wrk` share al
 """
 
 import argparse
-import csv
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -23,8 +22,8 @@ from rich.table import Table
 
 from app.commands.top.scrape import Scraper, Snapshot
 from benchmarks.serving.closed_loop import load, write_bodies
-from benchmarks.serving.fuzz import gateway_of
-from benchmarks.serving.pinned import ours, pinned
+from benchmarks.serving.pinned import gateway_of, ours, pinned
+from benchmarks.serving.record import append
 from duet.evaluation.provenance import provenance
 
 STAGES = ("plan", "encode", "generate", "compose")
@@ -65,7 +64,11 @@ def main(arguments: Sequence[str]) -> None:
     """Measure, print a table, and append to a CSV file if asked to."""
     options = _parser().parse_args(arguments)
     console = Console()
-    rows = list(_measured(options, console))
+    rows: list[Row] = []
+    for row in _measured(options, console):
+        rows.append(row)
+        if options.csv is not None:
+            append(options.csv, row)
     table = Table(title=f"medians of {options.rounds} rounds, microseconds a request")
     for heading in ("connections", "requests/s", "batch", "request", *STAGES, "generate, share"):
         table.add_column(heading, justify="right")
@@ -80,8 +83,6 @@ def main(arguments: Sequence[str]) -> None:
             f"{middle['generate_share']:.1%}",
         )
     console.print(table)
-    if options.csv is not None:
-        _append(options.csv, rows)
 
 
 _SHOWN = ("requests_s", "batch", "request_us", *(f"{stage}_us" for stage in STAGES), "generate_share")
@@ -151,18 +152,6 @@ def _differences(before: Snapshot, after: Snapshot) -> dict[str, float]:
             key = metric if stage is None else metric.replace("stage_ms", stage)
             changes[key] = changes.get(key, 0.0) + value
     return changes
-
-
-def _append(path: Path, rows: Sequence[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
-        if is_new:
-            writer.writeheader()
-        for row in rows:
-            fields = asdict(row).items()
-            writer.writerow({name: f"{value:.4f}" if isinstance(value, float) else value for name, value in fields})
 
 
 def _parser() -> argparse.ArgumentParser:

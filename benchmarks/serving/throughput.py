@@ -11,7 +11,6 @@ warmed up, and is put under load from ``--load-cores``. Printed are medians over
 """
 
 import argparse
-import csv
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from rich.table import Table
 
 from benchmarks.serving.closed_loop import load, packages, write_bodies
 from benchmarks.serving.pinned import application, ours, pinned
+from benchmarks.serving.record import append
 from duet.evaluation.provenance import provenance
 
 OURS = "ours"
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> None:
         for row in _measured(options, started, console):
             rows.append(row)
             if options.csv is not None:
-                _append(options.csv, row)
+                append(options.csv, row)
     except KeyboardInterrupt:
         console.print("Interrupted: what was measured so far follows.")
     if not rows:
@@ -157,17 +157,6 @@ def _table(rows: Sequence[Row]) -> Table:
                 str(sum(row.failed for row in its.values())),
             )
     return table
-
-
-def _append(path: Path, row: Row) -> None:
-    fields = asdict(row)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fields)
-        if is_new:
-            writer.writeheader()
-        writer.writerow({name: f"{value:.4f}" if isinstance(value, float) else value for name, value in fields.items()})
 
 
 def _parser() -> argparse.ArgumentParser:

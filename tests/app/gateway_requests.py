@@ -19,6 +19,7 @@ class Stages:
 
     def __init__(self) -> None:
         self.orders: list[Order] = []
+        self.is_asked = asyncio.Event()
         self.failure: Exception | None = None
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
@@ -33,6 +34,7 @@ class Stages:
 
     async def run(self, orders: Sequence[Order]) -> list[Answered | Exception]:
         self.orders += orders
+        self.is_asked.set()
         await self.may_go_on.wait()
         return [self.failure or Answered(order.tag, StageTimes(0, 1, 2, 3)) for order in orders]
 
@@ -42,6 +44,17 @@ async def ask(
 ) -> GatewayAnswer:
     request = ParametersRequest.model_validate({"device": "phone", "sample": SAMPLE} | fields)
     return await gateway.parameters(model, request, media_type=media_type, upload_bytes=upload_bytes)
+
+
+async def filled(gateway: Gateway, stages: Stages, link: object = "wifi") -> list["asyncio.Task[GatewayAnswer]"]:
+    """Hold the stages up with one of three requests; a gateway of batches of one has two more in its queue then."""
+    stages.may_go_on.clear()
+    stages.is_asked.clear()
+    asked = [ask(gateway, link=link, budget_ms=10_000, sample=SAMPLE[:1]) for _ in range(3)]
+    tasks = [asyncio.create_task(each) for each in asked]
+    async with asyncio.timeout(10):
+        await stages.is_asked.wait()
+    return tasks
 
 
 def held(answer: GatewayAnswer) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """The catalog follows the pins of the repository: a version is prepared first and served then, or not at all."""
 
 import asyncio
+import logging
 import shutil
 from pathlib import Path
 
@@ -176,14 +177,28 @@ async def test_nothing_is_read_again_while_nothing_changes(models: Path, monkeyp
     assert not reads
 
 
-async def test_changes_are_found_without_being_asked(models: Path) -> None:
-    catalog = Catalog(models, Stages().prepare, only=None, refresh_s=0.01)
+class Told(logging.Handler):
+    """Is set by the first line of a log that says something."""
+
+    def __init__(self, something: str) -> None:
+        super().__init__()
+        self.something, self.is_told = something, asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look at a line."""
+        if self.something in record.getMessage():
+            self.is_told.set()
+
+
+async def test_changes_are_found_without_being_asked(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    catalog, told = Catalog(models, Stages().prepare, only=None, refresh_s=0.01), Told("version v2")
     await catalog.start()
+    logging.getLogger("app.catalog").addHandler(told)
     write_version(models, version="v2", seed=2)
 
-    deadline = asyncio.get_running_loop().time() + 20
-    while catalog.active("tiny").published.version != "v2" and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.01)
+    with caplog.at_level(logging.INFO, "app.catalog"):
+        await asyncio.wait_for(told.is_told.wait(), 20)
+    logging.getLogger("app.catalog").removeHandler(told)
     await catalog.stop()
 
     assert catalog.active("tiny").published.version == "v2"

@@ -24,7 +24,7 @@ from duet.protocol.errors import (
 )
 from duet.protocol.representation import Representation
 from duet.registry import PublishedVersion
-from tests.app.gateway_requests import SAMPLE, Stages, ask, held
+from tests.app.gateway_requests import SAMPLE, Stages, ask, filled, held
 from tests.published_version import ITEM_IDS, TABLE, write_version
 
 
@@ -187,11 +187,7 @@ async def test_the_stages_get_no_more_time_than_the_budget_leaves(gateway: Gatew
 
 
 async def test_a_full_queue_is_told_at_once(gateway: Gateway, stages: Stages) -> None:
-    stages.may_go_on.clear()
-    asked = [asyncio.create_task(ask(gateway, link="wifi", budget_ms=10_000, sample=SAMPLE[:1])) for _ in range(3)]
-    deadline = asyncio.get_running_loop().time() + 10
-    while not stages.orders and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0)
+    asked = await filled(gateway, stages)
 
     with pytest.raises(Overloaded):
         await ask(gateway, link="wifi", budget_ms=10_000)
@@ -251,11 +247,7 @@ async def test_a_queue_that_is_too_long_for_the_budget_is_overload_and_not_a_sma
     await gateway.catalog.stop()
     link = {"down_kbps": 1e9, "up_kbps": 1e9, "rtt_ms": 0}
     await ask(gateway, link=link)
-    stages.may_go_on.clear()
-    asked = [asyncio.create_task(ask(gateway, link=link, budget_ms=10_000, sample=SAMPLE[:1])) for _ in range(3)]
-    deadline = asyncio.get_running_loop().time() + 10
-    while len(stages.orders) < 2 and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0)
+    asked = await filled(gateway, stages, link)
 
     # each takes 20 ms: two wait, and one runs
     with pytest.raises(Overloaded):

@@ -11,7 +11,7 @@ from app.settings import AppSettings
 from duet.protocol.errors import BudgetTooSmall, Overloaded
 from duet.protocol.package import ParameterPackage
 from duet.registry import PublishedVersion
-from tests.app.gateway_requests import SAMPLE, Stages, ask, held
+from tests.app.gateway_requests import Stages, ask, filled, held
 from tests.published_version import TABLE
 
 SHARED_TOO = {"forms": ("factors", "shared")}
@@ -65,11 +65,7 @@ async def test_the_package_of_shared_parameters_is_the_one_that_the_stages_make(
 async def test_a_full_queue_leaves_the_rungs_that_need_no_computing(gateway: Gateway, stages: Stages) -> None:
     first = await ask(gateway, link="wifi", budget_ms=10_000)
     stages.orders.clear()
-    stages.may_go_on.clear()
-    asked = [asyncio.create_task(ask(gateway, link="wifi", budget_ms=10_000, sample=SAMPLE[:1])) for _ in range(3)]
-    deadline = asyncio.get_running_loop().time() + 10
-    while not stages.orders and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0)
+    asked = await filled(gateway, stages)
 
     # held, but better ones would be made if there were room
     worse = held(first) | {

@@ -12,7 +12,7 @@ from app.gateway import Gateway
 from app.settings import AppSettings
 from deployments.metrics import Sample
 from duet.protocol.errors import DeadlineExceeded, InvalidSample, NonFiniteParameters, Overloaded, UnknownModel
-from tests.app.gateway_requests import SAMPLE, Stages, ask, held
+from tests.app.gateway_requests import Stages, ask, filled, held
 
 TOO_THIN = {"down_kbps": 8, "up_kbps": 1e6, "rtt_ms": 0}
 SHARED_TOO = {"forms": ("factors", "shared")}
@@ -79,11 +79,7 @@ async def test_an_answer_that_never_came_is_a_deadline_miss(gateway: Gateway, st
 
 
 async def test_who_hangs_up_is_counted_and_the_queue_is_seen(gateway: Gateway, stages: Stages) -> None:
-    stages.may_go_on.clear()
-    asked = [asyncio.create_task(ask(gateway, link="wifi", budget_ms=10_000, sample=SAMPLE[:1])) for _ in range(3)]
-    deadline = asyncio.get_running_loop().time() + 10
-    while not stages.orders and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0)
+    asked = await filled(gateway, stages)
     with pytest.raises(Overloaded):
         await ask(gateway, link="wifi", budget_ms=10_000)
 
