@@ -20,7 +20,7 @@ from deployments.body_layouts import Places, base_places, factor_places, full_pl
 from deployments.prepared_versions import PreparedVersions
 from deployments.version_checks import check_golden, generator_tensors, golden_tensors
 from duet.protocol.manifest import Manifest
-from duet.protocol.representation import Form, Representation
+from duet.protocol.representation import SHARED, Form, Representation
 from duet.registry import PublishedVersion
 from kernels import (
     CapturedGeneration,
@@ -69,6 +69,7 @@ class _PreparedGenerator:
     heads: dict[str, tuple[Tensor, Tensor]]
     base: Tensor
     generations: dict[_Kind, _Generation] = field(default_factory=dict)
+    _alone: dict[Representation, tuple[_Generation | None, int]] = field(default_factory=dict)
 
     def kind(self, representations: Sequence[Representation]) -> _Kind:
         """Tell what a batch needs."""
@@ -88,6 +89,24 @@ class _PreparedGenerator:
         if kind not in self.generations:
             self.generations[kind] = self._generation(kind)
         return self.generations[kind]
+
+    def chosen(self, representations: Sequence[Representation]) -> tuple[_Generation | None, Sequence[int]]:
+        """Find how a batch is generated, and the number of every plan; no generation where nothing is generated."""
+        first = next(iter(representations), SHARED)
+        if representations.count(first) < len(representations):
+            return self._chosen(representations)
+        if first not in self._alone:  # most batches are of one representation
+            generation, (number,) = self._chosen([first])
+            self._alone[first] = generation, number
+        generation, number = self._alone[first]
+        return generation, [number] * len(representations)
+
+    def _chosen(self, representations: Sequence[Representation]) -> tuple[_Generation | None, Sequence[int]]:
+        kind = self.kind(representations)
+        if not kind.heads:
+            return None, [0] * len(representations)
+        generation = self.generation(kind)
+        return generation, [generation.numbers[representation] for representation in representations]
 
     def _generation(self, kind: _Kind) -> _Generation:
         table, places, start = self.manifest.layers, {}, 0
@@ -164,21 +183,20 @@ class ParameterGenerator:
             Bodies in package layout, in order: empty for the shared representation, None where a number is not finite.
         """
         prepared = self._versions.get(model, version)
-        kind = prepared.kind(representations)
-        if not kind.heads:
+        generation, chosen = prepared.chosen(representations)
+        if generation is None:
             return [b""] * len(representations)
-        return self._generate(prepared, prepared.generation(kind), embeddings, representations)
+        return self._generate(prepared, generation, embeddings, chosen)
 
     def _generate(
         self,
         prepared: _PreparedGenerator,
         generation: _Generation,
         embeddings: npt.NDArray[np.float32],
-        representations: Sequence[Representation],
+        chosen: Sequence[int],
     ) -> list[bytes | None]:
-        chosen = [generation.numbers[representation] for representation in representations]
         if isinstance(generation.bound, HostGeneration):
-            return generation.bound.generate(embeddings, chosen)  # of few devices without any call of torch
+            return generation.bound.generate(embeddings, chosen)  # mostly without any call of torch
         return self._with_torch(prepared, generation, embeddings, chosen)
 
     @torch.inference_mode()
@@ -221,5 +239,5 @@ class ParameterGenerator:
             generation = prepared.generation(kind)
             if isinstance(generation.bound, CapturedGeneration):
                 generation.bound.warm_up(_WARM_SIZES)
-            for representation in generation.numbers:
-                self._generate(prepared, generation, embeddings[:1], [representation])
+            for number in generation.numbers.values():
+                self._generate(prepared, generation, embeddings[:1], [number])

@@ -128,8 +128,8 @@ class CapturedGeneration:
 
     def _finish(self, part: _Part) -> list[bytes | None]:
         part.slot.copied.synchronize()
-        data, flags = part.slot.slabs_on_host.numpy(), part.slot.flags_on_host.numpy()[: len(part.chosen)]
-        return cut_slabs(data, flags, part.starts, part.chosen, self._plans)
+        finite = map(all, part.slot.flags_on_host[: len(part.chosen)].tolist())
+        return cut_slabs(part.slot.slabs_on_host.numpy().data, finite, part.starts, part.chosen, self._plans)
 
     def _slots_of(self, bucket: int) -> deque[_Slot]:
         if bucket not in self._slots:

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.host_slabs import synthesize_into, write_into
+from kernels.host_slabs import LANES, Generation, generate_slabs, write_host_slabs
 from kernels.slab_layout import Plans
 from kernels.slabs import check_chosen, cut_slabs
 
-FEW_DEVICES = 4
-"""For up to so many our own loop is faster than a BLAS, whatever the size of the weights: it has no way in."""
+SMALL_PRODUCT = 1 << 22
+"""Multiply-adds from which a product is left to a BLAS that may use several threads; ours uses one."""
 
 
 class HostGeneration:
@@ -49,9 +49,21 @@ class HostGeneration:
                 f"Expected weight [P, D], bias [P] and base [Pb] with P of {plans.required_values} and Pb of "
                 f"{plans.required_base} or more, got {list(weight.shape)}, {list(bias.shape)} and {list(base.shape)}."
             )
-        # a copy, so that the weights of a few devices are read in the order in which they lie
-        self._transposed = weight.detach().t().contiguous()
-        self._bias, self._base, self._plans = bias.detach(), base.detach(), plans
+        self._weight, self._bias, self._base = weight.detach(), bias.detach(), base.detach()
+        self._plans, self._shape = plans, tuple(weight.shape)
+        self._packed, filled = _packed(self._weight), _filled(self._bias)
+        table = plans.host_table
+        self._bound = Generation(
+            packed=self._packed.data_ptr(),
+            bias=filled.data_ptr(),
+            base=self._base.data_ptr(),
+            arrays=table.arrays.buffer_info()[0],
+            plans=table.plans.buffer_info()[0],
+            width=weight.shape[1],
+            count=len(filled),
+            longest_row=table.longest_row,
+        )
+        self._pointed_to = self._packed, filled, table  # alive as long as the addresses
 
     def generate(self, embeddings: NDArray[np.float32], chosen: Sequence[int]) -> list[bytes | None]:
         """Generate one body per device.
@@ -66,18 +78,27 @@ class HostGeneration:
         Raises:
             ValueError: If the embeddings have another shape or dtype, or there is not one plan of those given a row.
         """
-        plans, (D, P) = self._plans, self._transposed.shape
+        plans, (P, D) = self._plans, self._shape
         if embeddings.ndim != 2 or embeddings.shape[1] != D or embeddings.dtype != np.float32:
             raise ValueError(f"Expected float32 embeddings [B, {D}], got {embeddings.dtype} {list(embeddings.shape)}.")
         check_chosen(chosen, len(embeddings), plans)
         B, starts = len(chosen), plans.starts(chosen)
-        values = np.empty((B, P), np.float32)
-        if B <= FEW_DEVICES:
-            given = np.ascontiguousarray(embeddings)
-            addresses = (given.ctypes.data, self._transposed.data_ptr(), self._bias.data_ptr())
-            synthesize_into(values.ctypes.data, *addresses, devices=B, width=D, count=P)
-        else:
-            torch.addmm(self._bias, torch.from_numpy(embeddings), self._transposed, out=torch.from_numpy(values))
-        slabs, flags = np.empty(starts[-1], np.uint8), np.empty((B, 1), np.uint8)
-        write_into(slabs.ctypes.data, flags.ctypes.data, values.ctypes.data, P, self._base.data_ptr(), plans, chosen)
-        return cut_slabs(slabs, flags, starts, chosen, plans)
+        if B * P * D <= SMALL_PRODUCT or torch.get_num_threads() == 1:
+            slabs, finite = generate_slabs(self._bound, embeddings.tobytes(), chosen, starts[-1])
+            return cut_slabs(slabs, finite, starts, chosen, plans)
+        values = torch.addmm(self._bias, torch.from_numpy(embeddings), self._weight.t())
+        return write_host_slabs(values, self._base, plans, chosen).bodies()
+
+
+def _packed(weight: Tensor) -> Tensor:
+    """Lay ``[P, D]`` out as ``[P / LANES, D, LANES]``: the library reads it from end to end."""
+    P, D = weight.shape
+    filled = torch.zeros(-(-P // LANES) * LANES, D)
+    filled[:P] = weight
+    return filled.view(-1, LANES, D).transpose(1, 2).contiguous()
+
+
+def _filled(bias: Tensor) -> Tensor:
+    filled = torch.zeros(-(-len(bias) // LANES) * LANES)
+    filled[: len(bias)] = bias
+    return filled

@@ -1,4 +1,4 @@
-// Generates on a host: the values of few devices (kernels/synthesize_factors.py says what) and the slabs of a batch
+// Generates on a host: the values of a small batch (kernels/synthesize_factors.py says what) and the slabs of any
 // (kernels/compose_weights.py says what, kernels/rounding.py how it is rounded).
 //
 // No header of Python's is needed; kernels/host_slabs.py calls this through ctypes, which lets go of the interpreter's
@@ -28,6 +28,18 @@ typedef struct {
 typedef struct {
     int64_t first_array, arrays, pitch;
 } Plan;
+
+// What kernels/host_generation.py binds. `packed` is the decoder weight as [P / LANES, D, LANES], so that it is read from
+// end to end; P, and with it packed and bias, is filled up with zeros to a multiple of LANES.
+typedef struct {
+    const float *packed, *bias, *base;
+    const Array *arrays;
+    const Plan *plans;
+    int64_t D, P, longest_row;
+} Generation;
+
+enum { LANES = 16, HALF = LANES / 2, DEVICES_AT_ONCE = 4 };
+typedef float Half __attribute__((vector_size(HALF * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 INLINE uint32_t bits_of(float number) {
     uint32_t bits;
@@ -127,30 +139,45 @@ INLINE int store_row(const Array *a, int64_t i, const float *restrict row, uint8
     return is_finite;
 }
 
-// values[b] = bias + transposed^T embeddings[b]; rows of P that stay in the cache, D of them read for every device. A BLAS
-// is faster where B is large; its way in costs more than the work where it is small.
-FOR_EACH_PROCESSOR void duet_synthesize(
-    const float *embeddings, const float *transposed, const float *bias, int64_t B, int64_t D, int64_t P, float *values
-) {
-    for (int64_t b = 0; b < B; b++, embeddings += D, values += P) {
-        memcpy(values, bias, (size_t)P * sizeof *values);
-        int64_t d = 0;
-        for (; d + 4 <= D; d += 4) {
-            const float z0 = embeddings[d], z1 = embeddings[d + 1], z2 = embeddings[d + 2], z3 = embeddings[d + 3];
-            const float *w0 = transposed + d * P, *w1 = w0 + P, *w2 = w1 + P, *w3 = w2 + P;
-#pragma GCC ivdep
-            for (int64_t p = 0; p < P; p++) values[p] += z0 * w0[p] + z1 * w1[p] + z2 * w2[p] + z3 * w3[p];
+// values[b] = bias + weight embeddings[b] for n devices; their sums stay in registers, and n is known where this is inlined.
+INLINE void synthesize(const Generation *g, const float *embeddings, float *values, const int n) {
+    const float *columns = g->packed;
+    for (int64_t p = 0; p < g->P; p += LANES) {
+        Half first[DEVICES_AT_ONCE], second[DEVICES_AT_ONCE];
+        for (int b = 0; b < n; b++) {
+            first[b] = *(const Half *)(g->bias + p);
+            second[b] = *(const Half *)(g->bias + p + HALF);
         }
-        for (; d < D; d++) {
-            const float z = embeddings[d], *w = transposed + d * P;
-#pragma GCC ivdep
-            for (int64_t p = 0; p < P; p++) values[p] += z * w[p];
+        for (int64_t d = 0; d < g->D; d++, columns += LANES) {
+            for (int b = 0; b < n; b++) {
+                first[b] += embeddings[b * g->D + d] * *(const Half *)columns;
+                second[b] += embeddings[b * g->D + d] * *(const Half *)(columns + HALF);
+            }
+        }
+        for (int b = 0; b < n; b++) {
+            *(Half *)(values + b * g->P + p) = first[b];
+            *(Half *)(values + b * g->P + p + HALF) = second[b];
         }
     }
 }
 
-// Writes B slabs one after the other; clears the flags of devices that are not finite. Returns 0, or -1 if there is no
-// memory for a row.
+// Writes the slab of one device; returns whether all of it is finite.
+INLINE int write_slab(
+    const Array *first, int64_t arrays, const float *values, const float *base, float *sums, uint8_t *slab
+) {
+    int is_finite = 1;
+    for (const Array *a = first; a < first + arrays; a++) {
+        if (a->dtype == GAP) {
+            memset(slab + a->target, 0, a->columns);
+            continue;
+        }
+        for (int64_t i = 0; i < a->rows; i++) is_finite &= store_row(a, i, sum_row(a, i, values, base, sums), slab);
+    }
+    return is_finite;
+}
+
+// Writes B slabs one after the other, and a flag for each: whether it is finite. Returns 0, or -1 if there is no memory
+// for a row.
 FOR_EACH_PROCESSOR int duet_write_slabs(
     const float *values, int64_t values_stride, const float *base, const Array *arrays, const Plan *plans,
     const int32_t *chosen, int64_t B, int64_t longest_row, uint8_t *slabs, uint8_t *flags
@@ -159,17 +186,38 @@ FOR_EACH_PROCESSOR int duet_write_slabs(
     if (!sums) return -1;
     for (int64_t b = 0; b < B; b++, values += values_stride) {
         const Plan *plan = plans + chosen[b];
-        int is_finite = 1;
-        for (const Array *a = arrays + plan->first_array; a < arrays + plan->first_array + plan->arrays; a++) {
-            if (a->dtype == GAP) {
-                memset(slabs + a->target, 0, a->columns);
-                continue;
-            }
-            for (int64_t i = 0; i < a->rows; i++) is_finite &= store_row(a, i, sum_row(a, i, values, base, sums), slabs);
-        }
-        flags[b] = (uint8_t)is_finite;
+        flags[b] = (uint8_t)write_slab(arrays + plan->first_array, plan->arrays, values, base, sums, slabs);
         slabs += plan->pitch;
     }
     free(sums);
+    return 0;
+}
+
+// Generates B slabs, `slab_bytes` in all, from embeddings [B, D]; the flags follow them. Returns -1 if there is no memory
+// for the values of four devices.
+FOR_EACH_PROCESSOR int duet_generate(
+    const Generation *g, const float *embeddings, const int32_t *chosen, int64_t B, uint8_t *slabs, int64_t slab_bytes
+) {
+    uint8_t *flags = slabs + slab_bytes;
+    float *values = malloc((size_t)(DEVICES_AT_ONCE * g->P + g->longest_row + 1) * sizeof *values);
+    if (!values) return -1;
+    for (int64_t b = 0; b < B; b += DEVICES_AT_ONCE, embeddings += DEVICES_AT_ONCE * g->D) {
+        const int64_t n = B - b < DEVICES_AT_ONCE ? B - b : DEVICES_AT_ONCE;
+        switch (n) {
+            case 1: synthesize(g, embeddings, values, 1); break;
+            case 2: synthesize(g, embeddings, values, 2); break;
+            case 3: synthesize(g, embeddings, values, 3); break;
+            default: synthesize(g, embeddings, values, DEVICES_AT_ONCE);
+        }
+        for (int64_t i = 0; i < n; i++) {
+            const Plan *plan = g->plans + chosen[b + i];
+            float *sums = values + DEVICES_AT_ONCE * g->P;
+            flags[b + i] = (uint8_t)write_slab(
+                g->arrays + plan->first_array, plan->arrays, values + i * g->P, g->base, sums, slabs
+            );
+            slabs += plan->pitch;
+        }
+    }
+    free(values);
     return 0;
 }

@@ -19,6 +19,9 @@ from kernels.slabs import Slabs
 
 LIBRARY = "kernels._host_slabs"
 
+LANES = 16
+"""Values that lie together in what ``Generation.packed`` points to."""
+
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -73,21 +76,44 @@ def write_into(
         raise MemoryError(f"Expected memory for a row of {table.longest_row} numbers, got none.")
 
 
-def synthesize_into(
-    values: int, embeddings: int, transposed: int, bias: int, *, devices: int, width: int, count: int
-) -> None:
-    """Write ``bias + embeddings @ transposed``, ``[B, P]`` float32, from the address ``values`` on.
+class Generation(ctypes.Structure):
+    """What the library knows of a generator beforehand: addresses and sizes, as ``host_slabs.c`` lays them out."""
+
+    _fields_ = (
+        ("packed", _POINTER),
+        ("bias", _POINTER),
+        ("base", _POINTER),
+        ("arrays", _POINTER),
+        ("plans", _POINTER),
+        ("width", _COUNT),
+        ("count", _COUNT),
+        ("longest_row", _COUNT),
+    )
+
+
+def generate_slabs(
+    generation: Generation, embeddings: bytes, chosen: Sequence[int], slab_bytes: int
+) -> tuple[bytes, bytes]:
+    """Generate all slabs in one call, without the interpreter's lock.
 
     Args:
-        values: Where they go.
-        embeddings: Address of ``[B, D]``.
-        transposed: Address of the decoder weight, ``[D, P]``.
-        bias: Address of ``[P]``.
-        devices: ``B``.
-        width: ``D``.
-        count: ``P``.
+        generation: The bound operands; what it points to must be alive.
+        embeddings: ``[B, D]`` float32.
+        chosen: Number of the layout of every device.
+        slab_bytes: Of all slabs.
+
+    Returns:
+        What begins with the slabs, and a byte a device: 1 if all of its slab is finite.
+
+    Raises:
+        MemoryError: If there is no memory for the values of four devices.
     """
-    _library().duet_synthesize(embeddings, transposed, bias, devices, width, count, values)
+    B = len(chosen)
+    written = (ctypes.c_char * (slab_bytes + B))()
+    if _library().duet_generate(generation, embeddings, array("i", chosen).tobytes(), B, written, slab_bytes):
+        raise MemoryError(f"Expected memory for {4 * generation.count} numbers, got none.")
+    whole = written.raw
+    return whole, whole[slab_bytes:]
 
 
 @cache
@@ -103,9 +129,9 @@ def _library() -> ctypes.CDLL:
         *(_COUNT, _COUNT),  # B, the longest row
         *(_POINTER, _POINTER),  # slabs, flags
     ]
-    library.duet_synthesize.restype = None
-    library.duet_synthesize.argtypes = [
-        *(_POINTER, _POINTER, _POINTER),  # embeddings, weight, bias
-        *(_COUNT, _COUNT, _COUNT, _POINTER),  # B, D, P, values
+    library.duet_generate.restype = ctypes.c_int
+    library.duet_generate.argtypes = [
+        *(ctypes.POINTER(Generation), _POINTER, _POINTER),  # what is bound, embeddings, the chosen ones
+        *(_COUNT, _POINTER, _COUNT),  # B, where slabs and flags go, bytes of the slabs
     ]
     return library

@@ -5,12 +5,10 @@ Shapes: B batch of devices, P flat parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.slab_layout import SLAB_ALIGNMENT, Plans, TileTable
@@ -48,14 +46,19 @@ class Slabs:
 
     def bodies(self) -> list[bytes | None]:
         """Copy the slabs to the host, in one transfer, and cut them; None where a slab is not finite."""
-        return cut_slabs(self.data.cpu().numpy(), self.flags.cpu().numpy(), self.starts, self.chosen, self.plans)
+        finite = map(all, self.flags.cpu().tolist())
+        return cut_slabs(self.data.cpu().numpy().data, finite, self.starts, self.chosen, self.plans)
 
 
 def cut_slabs(
-    data: NDArray[np.uint8], flags: NDArray[np.uint8], starts: Sequence[int], chosen: Sequence[int], plans: Plans
+    whole: memoryview | bytes,
+    finite: Iterable[int],
+    starts: Sequence[int],
+    chosen: Sequence[int],
+    plans: Plans,
 ) -> list[bytes | None]:
-    """Cut slabs that lie one after the other into bodies; None where a flag ``[B, parts]`` is not set."""
-    whole, layouts, finite = data.data, plans.layouts, map(all, flags.tolist())
+    """Cut slabs that lie one after the other into bodies; None where a slab is not finite."""
+    layouts = plans.layouts
     return [
         bytes(whole[start : start + layouts[plan].slab_bytes]) if is_finite else None
         for start, plan, is_finite in zip(starts, chosen, finite, strict=False)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.commands.progress import bar
-from benchmarks.kernels import apply_low_rank, compose_weights, quantize_factors, synthesize_factors
+from benchmarks.kernels import apply_low_rank, compose_weights, host_generation, quantize_factors, synthesize_factors
 from benchmarks.kernels.case import OURS, Case
 from benchmarks.kernels.plots import draw
 from benchmarks.kernels.record import Place, Row, append, rows_of
@@ -29,6 +29,7 @@ OPERATIONS: dict[str, Callable[..., Iterator[Case]]] = {
     "synthesize_factors": synthesize_factors.cases,
     "quantize_factors": quantize_factors.cases,
     "compose_weights": compose_weights.cases,
+    "host_generation": host_generation.cases,
     "apply_low_rank": apply_low_rank.cases,
 }
 

@@ -34,13 +34,14 @@ def case(shape: Shape, dtype: str, B: int, device: torch.device) -> Case:
         name=f"{shape.name}, factors {dtype}",
         batch=B,
         ours=lambda values: quantize_factors(values, plans, chosen),
-        plain=plain(layout, partial(_sums, layout)),
+        plain=plain(layout, partial(sums, layout)),
         call=lambda function: function(values),
         arrays=reader(layout),
         bytes_moved=B * (4 * layout.elements + layout.slab_bytes),
     )
 
 
-def _sums(layout: SlabLayout, values: Tensor) -> Iterator[tuple[Segment, Tensor]]:
+def sums(layout: SlabLayout, values: Tensor) -> Iterator[tuple[Segment, Tensor]]:
+    """Yield every array of a layout with the values that are stored in it."""
     for segment in layout.segments:
         yield segment, values[:, segment.source : segment.values_end].view(-1, segment.rows, segment.columns)

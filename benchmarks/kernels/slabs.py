@@ -4,7 +4,7 @@ Shapes: B devices in a batch, M output features, K input features, R rank, P fla
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -120,12 +120,18 @@ def _pack(layout: SlabLayout, arrays: Sequence[_Rounded]) -> Written:
     return slabs, finite
 
 
-def reader(layout: SlabLayout) -> Callable[[object], Arrays]:
-    """Return a function that takes slabs of a layout apart, those of ours or of :func:`plain`."""
-    return lambda result: _read(layout, result)
+def reader(layout: SlabLayout, *, share: float | None = None) -> Callable[[object], Arrays]:
+    """Return a function that takes slabs of a layout apart, those of ours or of :func:`plain`.
+
+    Args:
+        layout: Of all slabs.
+        share: How many numbers of an array may differ, where all of them are sums; by default few, and those of arrays
+            that are only stored not at all.
+    """
+    return lambda result: _read(layout, result, share)
 
 
-def _read(layout: SlabLayout, result: object) -> Arrays:
+def _read(layout: SlabLayout, result: object, share: float | None) -> Arrays:
     if isinstance(result, Slabs):
         data, finite = result.data.view(-1, layout.pitch), result.finite
     else:
@@ -141,5 +147,11 @@ def _read(layout: SlabLayout, result: object) -> Arrays:
             stop = target + torch.Size(its_shape[1:]).numel() * dtype.itemsize
             covered[target:stop] = True
             numbers = data[:, target:stop].contiguous().view(dtype).view(its_shape)
-            arrays[name] = (numbers, Tolerance() if segment.is_direct else _TOLERANCES[dtype])
+            arrays[name] = (numbers, _tolerance(dtype, share, is_sum=not segment.is_direct))
     return arrays | {"the padding": (data[:, ~covered], Tolerance())}
+
+
+def _tolerance(dtype: torch.dtype, share: float | None, *, is_sum: bool) -> Tolerance:
+    if share is not None:
+        return replace(_TOLERANCES[dtype], share=share)
+    return _TOLERANCES[dtype] if is_sum else Tolerance()

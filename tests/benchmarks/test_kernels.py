@@ -20,7 +20,7 @@ from kernels.slab_layout import TileLimits
 from kernels.tuning import TUNING_FILE, TileSetting
 
 HOST = torch.device("cpu")
-OPERATIONS = ("synthesize_factors", "quantize_factors", "compose_weights", "apply_low_rank")
+OPERATIONS = ("synthesize_factors", "quantize_factors", "compose_weights", "host_generation", "apply_low_rank")
 ON_ACCELERATORS_ONLY = ("gb_s", "share_of_copy", "copy_gb_s", "issue_limit_gb_s", "launches")
 
 

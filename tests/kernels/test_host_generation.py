@@ -48,11 +48,19 @@ def test_a_batch_of_any_plans_is_what_the_operations_write(chosen, seed):
     ]
 
 
-@pytest.mark.parametrize("few", [0, 9], ids=["blas", "own"])
-@pytest.mark.parametrize(("B", "width"), [(1, 1), (3, 7), (5, 16), (2, 33)])
-def test_values_are_as_exact_as_the_sum_of_their_products_can_be(B, width, few, monkeypatch):
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("largest", [0, 1 << 22], ids=["blas", "own"])
+@pytest.mark.parametrize(("B", "width"), [(1, 1), (2, 33), (3, 7), (4, 16), (5, 16), (11, 2)])
+def test_values_are_as_exact_as_the_sum_of_their_products_can_be(B, width, largest, monkeypatch, two_threads):
     torch.manual_seed(0)
-    monkeypatch.setattr(sys.modules["kernels.host_generation"], "FEW_DEVICES", few)
+    monkeypatch.setattr(sys.modules["kernels.host_generation"], "SMALL_PRODUCT", largest)
     plans = Plans([slab_layout([(3, 41, "float32")])])
     weight, bias = torch.randn(plans.required_values, width), torch.randn(plans.required_values)
     embeddings = torch.randn(B, 2 * width)[:, ::2]
@@ -63,6 +71,20 @@ def test_values_are_as_exact_as_the_sum_of_their_products_can_be(B, width, few, 
     magnitudes = embeddings.double().abs() @ weight.double().abs().T + bias.abs()
     values = torch.frombuffer(bytearray(b"".join(bodies)), dtype=torch.float32).view(B, -1)[:, : 3 * 41]
     assert ((values - exact).abs() <= (width + 1) * torch.finfo(torch.float32).eps * magnitudes).all()
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 41])
+def test_a_device_gets_the_same_bits_in_every_batch(count):
+    plans = Plans([slab_layout([(1, count, "float32")])])
+    torch.manual_seed(0)
+    weight, bias = torch.randn(plans.required_values, D), torch.randn(plans.required_values)
+    generation = HostGeneration(weight, bias, torch.empty(0), plans)
+    embeddings = np.random.default_rng(0).normal(size=(9, D)).astype(np.float32)
+
+    together = generation.generate(embeddings, [0] * 9)
+
+    assert together == [generation.generate(embeddings[row : row + 1], [0])[0] for row in range(9)]
+    assert together[:3] == generation.generate(embeddings[:3], [0] * 3)
 
 
 def test_no_device_is_no_body():
