@@ -14,6 +14,7 @@ from ray.serve import Application
 from app.access import Access
 from app.api import build_api
 from app.gateway import Gateway
+from app.listener import Listener
 from app.metadata import MetadataReader, ray_endpoints
 from app.schemas import GatewayState
 from app.settings import AppSettings
@@ -45,30 +46,38 @@ class GatewayReplica:
         configure_logs(settings.log_format)
         pipeline: Pipeline = SplitPipeline(*stages) if stages else _colocated(settings)
         self._telemetry = Telemetry.of(settings)
-        self._settings, self._check = settings, None if stages else pipeline.check
+        self._check = None if stages else pipeline.check
         self._gateway = Gateway(settings, pipeline, peers=_ask_every_gateway, telemetry=self._telemetry)
         await self._gateway.start()
         self._telemetry.start(self._gateway, RayGauges())
+        self._api = build_api(
+            self._gateway,
+            body_limit_bytes=settings.body_limit_bytes,
+            metadata=MetadataReader(settings, endpoints=ray_endpoints),
+            body_timeout_s=settings.body_timeout_s,
+            access=Access.from_settings(settings),
+        )
+        self._listener = None if settings.listen is None else Listener(self._api, settings.listen)
+        if self._listener is not None:
+            await self._listener.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(
-            self._gateway,
-            body_limit_bytes=self._settings.body_limit_bytes,
-            metadata=MetadataReader(self._settings, endpoints=ray_endpoints),
-            body_timeout_s=self._settings.body_timeout_s,
-            access=Access.from_settings(self._settings),
-        )
+        return self._api
 
     async def state(self, model: str) -> GatewayState:
         """Tell the other gateways which versions this one sends devices to."""
         return self._gateway.catalog.state(model)
 
     async def check_health(self) -> None:
-        """Show that the event loop turns, and the worker of colocated stages; others have checks of their own."""
+        """Show that the event loop turns, that the replica listens where it should, and that colocated stages work."""
+        if self._listener is not None:
+            self._listener.check()
         if self._check is not None:
             await self._check()
 
     async def __del__(self) -> None:  # Serve awaits it before it ends the process
+        if self._listener is not None:
+            await self._listener.stop()
         await self._gateway.stop()
         await self._telemetry.stop()
 

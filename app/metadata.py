@@ -4,11 +4,12 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 import duet
-from app.settings import AppSettings, serving_environment
+from app.settings import AppSettings, Ingress, serving_environment
 
 NAME = "duet-serve"
 
@@ -21,10 +22,10 @@ SHOWN_SETTINGS = frozenset(
 )
 """The settings that anybody may read. A new one is hidden until it stands here."""
 
-HIDDEN_SETTINGS = frozenset({"models", "placement", "trace_file", "api_keys", "signing_keys"})
+HIDDEN_SETTINGS = frozenset({"models", "placement", "trace_file", "api_keys", "signing_keys", "listen"})
 """Paths of this machine, and what stands elsewhere in the document."""
 
-_FLAGS = sorted({*serving_environment("linux", "haproxy"), *serving_environment("linux", "python")})
+_FLAGS = sorted({flag for ingress in get_args(Ingress) for flag in serving_environment(ingress, "linux")})
 
 
 class ServerMetadata(BaseModel):

@@ -23,7 +23,7 @@ from app.access import check_key_files
 from app.haproxy import INNER_PORTS, LOOPBACK, write_haproxy
 from app.ports import free_port
 from app.ray_token import prepare_token
-from app.settings import BACKSTOP_S, AppSettings, Ingress, serving_environment
+from app.settings import BACKSTOP_S, AppSettings, Ingress, Listen, serving_environment
 from app.tls import Certificate
 from deployments.logs import configure_logs
 from duet.registry import Registry
@@ -86,7 +86,7 @@ def start(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    ingress: Ingress | None = None,
+    ingress: Ingress = "direct",
     num_cpus: int | None = None,
     certificate: Certificate | None = None,
     is_quiet: bool = True,
@@ -98,7 +98,7 @@ def start(
         settings: What to serve, and how.
         host: IPv4 address of this machine to listen on, or a name of it.
         port: Port to listen on; 0 takes a free one.
-        ingress: HAProxy on Linux and Python elsewhere by default.
+        ingress: Who listens.
         num_cpus: Cores that Ray may plan with; those of the machine by default, and never fewer than two.
         certificate: Listen with TLS.
         is_quiet: Leave the logs of the replicas in their files.
@@ -122,11 +122,14 @@ def start(
     check_accelerator(settings.accelerator)
     with ExitStack() as started:
         private = started.enter_context(tempfile.TemporaryDirectory(prefix="duet-", dir=_short_folder()))
-        environment = serving_environment(ingress=ingress) | _private_environment(Path(private))
+        environment = serving_environment(ingress) | _private_environment(Path(private))
         started.enter_context(_exported(environment))
         prepare_token(os.environ)
         http_options: dict[str, object] = {"host": host, "port": port}
-        if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        if ingress == "direct":
+            settings = settings.model_copy(update={"listen": _listen(host, port, certificate)})
+            http_options = {}
+        elif ingress == "haproxy":
             closed = write_haproxy(Path(private), os.environ, host=host, port=port, certificate=certificate)
             started.enter_context(_exported(closed))
             http_options["host"] = LOOPBACK  # only HAProxy listens further away
@@ -145,7 +148,7 @@ def serve_forever(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    ingress: Ingress | None = None,
+    ingress: Ingress = "direct",
     num_cpus: int | None = None,
     certificate: Certificate | None = None,
     is_quiet: bool = False,
@@ -160,7 +163,7 @@ def serve_forever(
         settings: What to serve, and how.
         host: IPv4 address of this machine to listen on, or a name of it.
         port: Port to listen on.
-        ingress: HAProxy on Linux and Python elsewhere by default.
+        ingress: Who listens.
         num_cpus: Cores that Ray may plan with.
         certificate: Listen with TLS.
         is_quiet: Leave the logs of the replicas in their files.
@@ -200,6 +203,11 @@ def serve_forever(
         raise
 
 
+def _listen(host: str, port: int, certificate: Certificate | None) -> Listen:
+    files = {} if certificate is None else {"certificate": certificate.chain, "private_key": certificate.key}
+    return Listen(host=host, port=port, **{name: str(file) for name, file in files.items()})
+
+
 def _run(
     settings: AppSettings,
     listen: Mapping[str, object],
@@ -235,7 +243,8 @@ def _run(
     logging_config = LoggingConfig(log_level="WARNING", enable_access_log=False)
     # cut off whatever its budget says: the gateway keeps to budgets itself
     http_options = {**listen, "request_timeout_s": BACKSTOP_S}
-    serve.start(http_options=http_options, logging_config=logging_config)
+    proxies = "EveryNode" if listen else "Disabled"
+    serve.start(proxies, http_options=http_options, logging_config=logging_config)
     target = serve.RunTarget(build(settings), name=_NAME, route_prefix="/", logging_config=logging_config)
     # without waiting: it would wait for ever for resources that this machine does not have
     serve.run_many([target], wait_for_applications_running=False)

@@ -7,14 +7,25 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from deployments.logs import LogFormat
 
-Ingress = Literal["haproxy", "python"]
-"""Who listens on the port: HAProxy, which comes with Ray on Linux, or Ray Serve's own proxy, which runs everywhere."""
+Ingress = Literal["direct", "haproxy", "python"]
+"""Who listens on the port: the gateway's replica itself; HAProxy, which comes with Ray on Linux; Ray's Python proxy."""
 
 BACKSTOP_S = 15
 """When a request is cut off whatever its budget says; longer than the largest budget that a request may name."""
 
 _MESSAGE_LIMIT_BYTES = 64 * 2**20
 _LATENCY_BUCKETS_MS = "1,2,3,4,5,6,8,10,12,15,20,25,30,40,50,60,75,100,150,200,300,500,1000,2000,5000"
+
+
+class Listen(BaseModel):
+    """Where every replica of the gateway listens by itself, past Ray Serve's ingress."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="Address of the node.")
+    port: int = Field(ge=1, le=65535, description="Replicas of one node share it, new connections are spread.")
+    certificate: str | None = Field(default=None, description="PEM file of a certificate, for TLS.")
+    private_key: str | None = Field(default=None, description="PEM file of its private key.")
 
 
 class AppSettings(BaseModel):
@@ -50,6 +61,9 @@ class AppSettings(BaseModel):
     signing_keys: str | None = Field(
         default=None, description="File of signing keys, written by `duet keys signing`; nothing is signed by default."
     )
+    listen: Listen | None = Field(
+        default=None, description="Where gateways listen by themselves; behind Ray Serve's ingress alone by default."
+    )
     refresh_s: PositiveFloat = Field(default=2.0, description="How often to look which versions are active.")
     log_format: LogFormat = Field(default="text", description="Log lines as text, or as one JSON object each.")
     trace_ratio: float = Field(
@@ -66,20 +80,18 @@ class AppSettings(BaseModel):
     )
 
 
-def serving_environment(platform: str = sys.platform, ingress: Ingress | None = None) -> dict[str, str]:
+def serving_environment(ingress: Ingress, platform: str = sys.platform) -> dict[str, str]:
     """List the variables to export before Ray starts, in every process and on every node.
 
     Args:
+        ingress: Who listens.
         platform: As ``sys.platform``.
-        ingress: HAProxy on Linux and Python elsewhere by default.
 
     Raises:
         ValueError: If HAProxy is asked for where Ray brings none.
     """
-    is_linux = platform.startswith("linux")
-    ingress = ingress or ("haproxy" if is_linux else "python")
-    if ingress == "haproxy" and not is_linux:
-        raise ValueError(f"Expected ingress 'python' on {platform}: Ray brings HAProxy for Linux only.")
+    if ingress == "haproxy" and not platform.startswith("linux"):
+        raise ValueError(f"Expected ingress 'direct' or 'python' on {platform}: Ray brings HAProxy for Linux only.")
     common = {
         "RAY_SERVE_RUN_SYNC_IN_THREADPOOL": "1",
         "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
@@ -89,6 +101,9 @@ def serving_environment(platform: str = sys.platform, ingress: Ingress | None = 
         "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": _LATENCY_BUCKETS_MS,
         "RAY_metrics_report_interval_ms": "2000",
     }
+    if ingress == "direct":
+        # Ray's own way into the replicas would bring a proxy with it
+        return common | {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
     if ingress == "python":
         # one node only: without HAProxy, throughput-optimised Serve has a proxy on the head node alone
         return common | {"RAY_SERVE_PROXY_USE_GRPC": "1"}

@@ -25,6 +25,7 @@ class Placement(StrEnum):
 class IngressName(StrEnum):
     """Who listens on the port."""
 
+    DIRECT = "direct"
     HAPROXY = "haproxy"
     PYTHON = "python"
 
@@ -52,8 +53,8 @@ def serve(
         int | None, typer.Option(min=1, help="Cores that Ray may plan with; all of the machine by default.")
     ] = None,
     ingress: Annotated[
-        IngressName | None, typer.Option(help="HTTP front; haproxy where Ray brings it (Linux) by default.")
-    ] = None,
+        IngressName, typer.Option(help="Who listens: the server itself (fastest), or one of Ray Serve's proxies.")
+    ] = IngressName.DIRECT,
     log_format: Annotated[
         LogFormatName, typer.Option(help="Lines of the log: text, or one JSON object each.")
     ] = LogFormatName.TEXT,
@@ -87,7 +88,7 @@ def serve(
     from app.tracing import check_tracing
 
     try:
-        serving_environment(ingress=None if ingress is None else ingress.value)
+        serving_environment(ingress.value)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--ingress") from error
     try:
@@ -126,7 +127,7 @@ def serve(
             settings,
             host=host,
             port=port,
-            ingress=None if ingress is None else ingress.value,
+            ingress=ingress.value,
             num_cpus=cpus,
             certificate=certificate,
             is_quiet=not verbose,

@@ -79,7 +79,7 @@ def local_cluster(config: dict[str, Any], *, nodes: int, cpus: float) -> Iterato
     """
     with tempfile.TemporaryDirectory(prefix="duet-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         # one address of a machine has one port 8000: HAProxy on every node needs machines of their own
-        environment = serving_environment(ingress="python") | {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "token"}
+        environment = serving_environment("python") | {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "token"}
         environment |= {"RAY_AUTH_TOKEN": os.urandom(32).hex()}
         environment |= {name: str(free_port("0.0.0.0", 0)) for name in _PRIVATE_PORTS}
         os.environ.update(environment)

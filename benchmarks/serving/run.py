@@ -6,10 +6,10 @@ python -m benchmarks.serving.run benchmarks.serving.contenders.applications:buil
 import argparse
 import importlib
 import json
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from app.server import serve_forever
-from app.settings import AppSettings
+from app.settings import AppSettings, Ingress
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--models", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--ingress", choices=get_args(Ingress), default="haproxy", help="default: haproxy")
     parser.add_argument("--args", type=json.loads, default={}, help="further arguments of the builder, JSON")
     options = parser.parse_args()
     module, _, name = options.import_path.partition(":")
@@ -33,9 +34,8 @@ def main() -> None:
         application: Application = builder(kind(**settings.model_dump(), **further))
         return application
 
-    serve_forever(
-        AppSettings(models=options.models, model=options.model), port=options.port, build=build, is_quiet=True
-    )
+    settings = AppSettings(models=options.models, model=options.model)
+    serve_forever(settings, port=options.port, ingress=options.ingress, build=build, is_quiet=True)
 
 
 if __name__ == "__main__":

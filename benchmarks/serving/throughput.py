@@ -2,9 +2,9 @@
 
     python -m benchmarks serving.throughput colocated --models models --model demo [--csv FILE]
 
-colocated: ours; the same without the compiled kernels; one plain FastAPI and uvicorn process that runs the same stages
-without batches; an endpoint that does nothing behind our ingress. split: ours; a hop for each request and
-``@serve.batch`` in every stage, at several waits.
+colocated: ours; the same behind Ray Serve's HAProxy; the same without the compiled kernels; one plain FastAPI and
+uvicorn process that runs the same stages without batches; an endpoint that does nothing on either ingress.
+split: ours; the same behind HAProxy; a hop for each request and ``@serve.batch`` in every stage, at several waits.
 
 In every round each server is started afresh on the cores of ``--server-cores``, gives the same packages as ours, is
 warmed up, and is put under load from ``--load-cores``. Printed are medians over the rounds, and of the ratios to ours.
@@ -27,7 +27,9 @@ from benchmarks.serving.record import append
 from duet.evaluation.provenance import provenance
 
 OURS = "ours"
-NOOP = "no-op on our ingress"
+HAPROXY = "ours behind HAProxy"
+NOOP = "no-op, direct"
+NOOP_HAPROXY = "no-op behind HAProxy"
 PLAIN = "plain FastAPI + uvicorn"
 REFERENCE = "ours, kernels of PyTorch"
 VARIABLES = {REFERENCE: {"DUET_KERNELS": "reference"}}
@@ -67,12 +69,22 @@ def contenders(placement: str) -> dict[str, Command]:
     if placement == "colocated":
         return {
             OURS: lambda models, model: ours(models, model),
+            HAPROXY: lambda models, model: ours(models, model, "--ingress", "haproxy"),
             REFERENCE: lambda models, model: ours(models, model),
             PLAIN: lambda models, model: ["-m", _PLAIN, "--models", str(models), "--model", model],
-            NOOP: lambda models, model: application(f"{_APPLICATIONS}:build_noop", models, model),
+            NOOP: _noop("direct"),
+            NOOP_HAPROXY: _noop("haproxy"),
         }
     naive = {f"a hop a request, wait {wait_ms} ms": _naive(wait_ms) for wait_ms in _WAITS_MS}
-    return {OURS: lambda models, model: ours(models, model, "--placement", "split"), **naive}
+    return {
+        OURS: lambda models, model: ours(models, model, "--placement", "split"),
+        HAPROXY: lambda models, model: ours(models, model, "--placement", "split", "--ingress", "haproxy"),
+        **naive,
+    }
+
+
+def _noop(ingress: str) -> Command:
+    return lambda models, model: application(f"{_APPLICATIONS}:build_noop", models, model, "--ingress", ingress)
 
 
 def _naive(wait_ms: float) -> Command:
@@ -112,7 +124,7 @@ def _measured(options: argparse.Namespace, started: dict[str, list[str]], consol
                 with pinned(command, cores=options.server_cores, variables=VARIABLES.get(name)) as url:
                     answers = packages(url, options.model, bodies)
                     expected = expected or answers
-                    if name != NOOP and answers != expected:
+                    if name not in (NOOP, NOOP_HAPROXY) and answers != expected:
                         raise RuntimeError(f"Expected {name} to give the packages that {OURS} gives, got others.")
                     run = {"bodies": path, "cores": options.load_cores}
                     load(url, options.model, connections=16, seconds=_WARM_UP_S, **run)

@@ -39,13 +39,13 @@ class HeadersTooLarge(RequestError):
 
 
 class RequestTooSlow(RequestError):
-    """The body of the request did not arrive in the time that the server gives it."""
+    """The headers of the request, or its body, did not arrive in the time that the server gives them."""
 
     code = "request_too_slow"
 
     def __init__(self, *, limit_s: float) -> None:
         super().__init__(
-            f"Expected the whole body within {limit_s:g} s, but it had not ended by then. Send it at once, or anew."
+            f"Expected all of the request within {limit_s:g} s, but it had not ended by then. Send it at once, or anew."
         )
         self.limit_s = limit_s
 

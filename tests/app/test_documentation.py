@@ -28,4 +28,4 @@ def test_the_variables_are_those_that_duet_serve_sets_on_linux() -> None:
     exported = dict(re.findall(r"^export (\w+)=(\S+)$", PAGE, re.MULTILINE))
 
     # a Ray that `duet serve` starts asks for its token by default
-    assert exported == serving_environment("linux") | {"RAY_AUTH_MODE": "token"}
+    assert exported == serving_environment("haproxy", "linux") | {"RAY_AUTH_MODE": "token"}

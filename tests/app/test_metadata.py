@@ -33,5 +33,5 @@ def test_flags_are_those_of_this_process_and_no_other_variable_is_told() -> None
 
     assert document.flags["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "0"
     assert document.flags["RAY_SERVE_ENABLE_HA_PROXY"] is None
-    assert set(serving_environment("linux")) <= set(document.flags)
+    assert set(serving_environment("haproxy", "linux")) <= set(document.flags)
     assert "secret" not in json.dumps(document.model_dump(mode="json"))

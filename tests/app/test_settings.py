@@ -1,6 +1,7 @@
 """Settings are checked where they enter, and every published configuration is valid."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from app.builder import build_app
 from app.schemas import MAX_BUDGET_MS
-from app.settings import BACKSTOP_S, AppSettings, serving_environment
+from app.settings import BACKSTOP_S, AppSettings, Ingress, serving_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,7 +53,7 @@ def test_serve_config_names_real_deployments_and_valid_arguments(tmp_path: Path)
 
 
 def test_linux_gets_haproxy_and_the_flags_that_must_go_with_it() -> None:
-    environment = serving_environment("linux")
+    environment = serving_environment("haproxy", "linux")
 
     assert environment["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
     # without it, throughput-optimised Serve has a proxy on the head node only
@@ -61,26 +62,27 @@ def test_linux_gets_haproxy_and_the_flags_that_must_go_with_it() -> None:
     assert int(environment["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"]) > 4 * 2**20
 
 
-@pytest.mark.parametrize(("platform", "ingress"), [("darwin", None), ("linux", "python")], ids=["macos", "asked-for"])
-def test_the_fall_back_runs_without_haproxy(platform: str, ingress: None) -> None:
-    environment = serving_environment(platform, ingress)
+@pytest.mark.parametrize("platform", ["darwin", "linux"])
+@pytest.mark.parametrize("ingress", ["direct", "python"])
+def test_the_others_run_everywhere_without_haproxy(ingress: Ingress, platform: str) -> None:
+    environment = serving_environment(ingress, platform)
 
     assert not [name for name in environment if "HAPROXY" in name or "HA_PROXY" in name]
-    assert environment["RAY_SERVE_PROXY_USE_GRPC"] == "1"
+    assert ("RAY_SERVE_PROXY_USE_GRPC" in environment) == (ingress == "python")
 
 
 def test_haproxy_is_refused_where_ray_brings_none() -> None:
     with pytest.raises(ValueError, match="python"):
-        serving_environment("darwin", "haproxy")
+        serving_environment("haproxy", "darwin")
 
 
-@pytest.mark.parametrize("ingress", ["haproxy", "python"])
-def test_every_flag_is_one_that_ray_serve_reads(ingress: str) -> None:
+@pytest.mark.parametrize("ingress", get_args(Ingress))
+def test_every_flag_is_one_that_ray_serve_reads(ingress: Ingress) -> None:
     import ray.serve._private
 
     read = "".join(path.read_text() for path in Path(ray.serve._private.__path__[0]).glob("constants*.py"))
 
-    names = serving_environment("linux", ingress)
+    names = serving_environment(ingress, "linux")
     of_the_core = [name for name in names if hasattr(ray._config, name.removeprefix("RAY_"))]
     assert of_the_core == ["RAY_metrics_report_interval_ms"]
     assert not [name for name in names if name not in read and name not in of_the_core]

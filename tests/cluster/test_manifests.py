@@ -98,7 +98,7 @@ def test_the_schemas_refuse_what_is_misspelt() -> None:
 def test_every_ray_process_has_the_environment_of_the_server(group: dict[str, Any]) -> None:
     environment = {variable["name"]: variable["value"] for variable in container(group)["env"]}
 
-    assert environment == serving_environment("linux", "haproxy")
+    assert environment == serving_environment("haproxy", "linux")
 
 
 @pytest.mark.parametrize("group", [head(), *worker_groups()], ids=lambda group: group.get("groupName", "head"))

@@ -57,8 +57,9 @@ def documented(*, placement: str, ingress: str) -> list[DocumentedPort]:
     lines = DOCUMENT.read_text(encoding="utf-8").split(_HEADER)[1].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:] if line.startswith("|")]
     ports = [DocumentedPort(process, when, interface, port, who) for process, when, interface, port, _, who in rows]
-    assert {port.when for port in ports} == {"always", "split", "haproxy", "python"}
-    return [port for port in ports if port.when in ("always", placement, ingress)]
+    assert {port.when for port in ports} == {"always", "split", "direct", "haproxy", "python", "proxy"}
+    proxy = () if ingress == "direct" else ("proxy",)
+    return [port for port in ports if port.when in ("always", placement, ingress, *proxy)]
 
 
 def listening(pid: int) -> list[Listener]:

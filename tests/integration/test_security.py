@@ -177,12 +177,13 @@ def test_long_headers_never_reach_the_application(secured: Secured) -> None:
 
     answer = httpx.get(f"{secured.url}/livez", headers=headers, verify=secured.context)
 
-    assert answer.status_code == 400
+    assert answer.status_code == 431
+    assert answer.json()["code"] == "headers_too_large"
 
 
 def test_no_process_of_ray_answers_without_the_token(secured: Secured) -> None:
     token = (Path.home() / ".ray" / "auth_token").read_text()
-    guarded = {row.process for row in documented(placement="colocated", ingress="haproxy") if row.who == "Ray's token"}
+    guarded = {row.process for row in documented(placement="colocated", ingress="direct") if row.who == "Ray's token"}
     answers = {
         (listener.process, listener.port, method): (call(listener.port, method), call(listener.port, method, token))
         for listener in listening(secured.pid)
@@ -201,7 +202,7 @@ def test_no_process_of_ray_answers_without_the_token(secured: Secured) -> None:
 
 
 def test_a_port_that_any_row_would_take_leaves_the_others_theirs() -> None:
-    rows = [row for row in documented(placement="colocated", ingress="haproxy") if row.process == "DashboardAgent"]
+    rows = [row for row in documented(placement="colocated", ingress="direct") if row.process == "DashboardAgent"]
     found = [Listener("DashboardAgent", LOOPBACK, port) for port in (52_365, 60_001, 60_002)]
 
     for _ in found:
@@ -223,15 +224,17 @@ def call(port: int, method: str, token: str | None = None) -> str:
 
 
 def test_only_documented_ports_are_open_and_only_one_is_meant_for_others(secured: Secured) -> None:
-    rows = documented(placement="colocated", ingress="haproxy")
+    rows = documented(placement="colocated", ingress="direct")
 
     found = settled(secured.pid, rows, host=ALL, port=secured.port)
 
     assert differences(found, rows, host=ALL, port=secured.port) == ([], [])
-    assert {each.process for each in found if each.interface != LOOPBACK} == {"haproxy", "Gateway"}
+    assert {each.process for each in found if each.interface != LOOPBACK} == {"Gateway"}
 
 
-@pytest.mark.parametrize(("placement", "ingress"), [("split", "haproxy"), ("colocated", "python")])
+@pytest.mark.parametrize(
+    ("placement", "ingress"), [("split", "direct"), ("colocated", "haproxy"), ("colocated", "python")]
+)
 def test_other_ways_to_start_open_what_is_documented(tmp_path: Path, placement: str, ingress: str) -> None:
     write_version(tmp_path / "models", version="v1", seed=0)
     certificate, private = write_certificate(tmp_path)

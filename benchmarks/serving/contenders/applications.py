@@ -11,6 +11,7 @@ from pydantic import NonNegativeFloat
 from ray import serve
 from ray.serve import Application
 
+from app.listener import Listener
 from app.settings import AppSettings
 from benchmarks.serving.contenders.job import ANSWER, Job
 from deployments.composer import Composer
@@ -41,7 +42,13 @@ def build_noop(args: AppSettings) -> Application:
         await request.body()
         return Response(content, media_type=MEDIA_TYPE)
 
-    ingress = serve.ingress(app)(type("Noop", (), {}))
+    class Noop:
+        async def __init__(self) -> None:  # type: ignore[misc]  # Serve awaits it
+            if args.listen is not None:
+                self.listener = Listener(app, args.listen)
+                await self.listener.start()
+
+    ingress = serve.ingress(app)(Noop)
     return serve.deployment(ingress, name="Gateway", max_ongoing_requests=512, ray_actor_options={"num_cpus": 1}).bind()
 
 
