@@ -22,6 +22,8 @@ from app.offers import JSON, ONNX, PACKAGE
 from app.problems import plain_problem, problem_response
 from app.schemas import ModelList, PackageAnswer, ParametersRequest, Rollout, Status
 from duet.protocol.access_errors import HeadersTooLarge, RateLimited, RequestTooSlow, Unauthorized
+from duet.protocol.embedding_errors import InvalidEmbedding, WrongEncoder
+from duet.protocol.embedding_upload import ENCODER_FILE
 from duet.protocol.errors import (
     BodyTooLarge,
     BudgetTooSmall,
@@ -146,6 +148,8 @@ def _add_parameters(app: FastAPI, generation: Generation) -> None:
         BodyTooLarge,
         UnsupportedMediaType,
         InvalidSample,
+        InvalidEmbedding,
+        WrongEncoder,
         BudgetTooSmall,
         Overloaded,
         NonFiniteParameters,
@@ -157,7 +161,10 @@ def _add_parameters(app: FastAPI, generation: Generation) -> None:
     body = {"required": True, "content": {JSON: {"schema": openapi.reference(ParametersRequest)}}}
 
     async def generate_parameters(model: ModelName, request: Request) -> Response:
-        """Generate the parameters that suit a sample, in the best representation that arrives within the budget."""
+        """Generate the parameters that suit a sample, in the best representation that arrives within the budget.
+
+        The device sends the sample, or the embedding that it has made of it.
+        """
         return await generation.respond(model, request)
 
     app.router.add_api_route(
@@ -177,6 +184,7 @@ def _add_models(app: FastAPI, gateway: Gateway, access: Access) -> None:
     not_modified = {"description": "The client holds this file.", "headers": openapi.header_descriptions(_FILE_HEADERS)}
     manifest = openapi.json_object("The manifest, byte for byte.", headers=_FILE_HEADERS)
     device_model = openapi.binary("The device model.", ONNX, headers=_FILE_HEADERS)
+    encoder = openapi.binary("The encoder.", ONNX, headers=_FILE_HEADERS)
 
     @app.get("/v1/models", operation_id="list_models", tags=["models"], responses=openapi.problem_responses(*_GUARDED))
     async def list_models() -> ModelList:
@@ -215,6 +223,21 @@ def _add_models(app: FastAPI, gateway: Gateway, access: Access) -> None:
         sha256 = served.published.manifest.files["device.onnx"].sha256
         # its hash stands in the manifest, which is signed
         return _file(request, served.headers, served.device_model, sha256, ONNX, is_pinned=version is not None)
+
+    @app.get(
+        "/v1/models/{model}/encoder",
+        operation_id="get_encoder",
+        tags=["models"],
+        response_class=Response,
+        responses={200: encoder, 304: not_modified, **failures},
+    )
+    async def get_encoder(
+        model: ModelName, request: Request, version: VersionName = None, device: DeviceName = None
+    ) -> Response:
+        """Download the encoder, for a device that sends embeddings and keeps its samples."""
+        served = await gateway.catalog.version(model, version, device=device)
+        sha256 = served.published.manifest.files[ENCODER_FILE].sha256
+        return _file(request, served.headers, served.encoder, sha256, ONNX, is_pinned=version is not None)
 
     @app.get(
         "/v1/models/{model}/rollout",

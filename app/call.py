@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from app.brought import Brought
 from app.offers import ONNX
 from app.schemas import ParametersRequest
 from app.served_version import ServedVersion
@@ -9,6 +10,7 @@ from deployments.orders import Answered, AnswerKind
 from deployments.telemetry import RequestRecord, StageTimes
 from duet.protocol import package
 from duet.protocol.budget import Offer, Plan, choose_plan
+from duet.protocol.embedding_errors import InvalidEmbedding
 from duet.protocol.errors import BudgetTooSmall
 from duet.protocol.representation import SHARED, Form
 
@@ -19,7 +21,7 @@ class Call:
 
     request: ParametersRequest
     served: ServedVersion
-    canonical: bytes
+    brought: Brought
     upload_bytes: int
     media_type: str
     started_s: float
@@ -52,7 +54,7 @@ class Call:
 
     def tag(self, offer: Offer | Plan) -> bytes:
         """Name what would be sent."""
-        return package.tag_of(self.served.digest, offer.representation, self.canonical)
+        return self.brought.tag(self.served.digest, offer.representation)
 
     def fitting(self, offers: tuple[Offer, ...], server_ms: float) -> Plan:
         """Choose the best offer that fits when the server takes ``server_ms``.
@@ -77,6 +79,8 @@ class Call:
 
     def is_fault(self, error: Exception) -> bool:
         """Whether the failure of this request is held against its version, and not against its budget."""
+        if isinstance(error, InvalidEmbedding):
+            return False  # anybody can make one up
         return not isinstance(error, BudgetTooSmall) or self.fits_the_network()
 
     def shared(self, plan: Plan) -> Answered:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from app.brought import Brought
 from app.call import Call, is_as_good
 from app.canary import CanaryLimit
 from app.catalog import Catalog
@@ -24,6 +25,7 @@ from duet.protocol.budget import Offer, Plan
 from duet.protocol.errors import (
     BudgetTooSmall,
     DeadlineExceeded,
+    NonFiniteParameters,
     Overloaded,
     VersionNotReady,
 )
@@ -147,7 +149,7 @@ class Gateway:
         upload_bytes: int,
         origin: Origin = NO_ORIGIN,
     ) -> GatewayAnswer:
-        """Generate the parameters for one sample.
+        """Generate the parameters for one sample, or for the embedding of one.
 
         Args:
             model: Whose classifier.
@@ -176,11 +178,10 @@ class Gateway:
         started_s = record.started_s
         served = self.catalog.served_to(model, request.device)
         record.model, record.version = served.published.model, served.published.version
-        served.signature.validate(request.sample, served.vocabulary)
-        canonical = served.signature.canonical(request.sample)
+        brought = Brought.by(request, served)
         accepts = request.accepts or _DEFAULT_ACCEPTS
         offers = offers_of(served, accepts, media_type)
-        call = Call(request, served, canonical, upload_bytes, media_type, started_s, offers, record)
+        call = Call(request, served, brought, upload_bytes, media_type, started_s, offers, record)
         if self.catalog.canary(model) is None:
             return await self._respond(call)
         try:
@@ -264,7 +265,7 @@ class Gateway:
         order = Order(
             model=call.served.published.model,
             version=call.served.published.version,
-            sample=call.request.sample,
+            sample=call.brought.value,
             representation=plan.representation,
             tag=call.tag(plan),
             answer=call.answer_kind,
@@ -281,6 +282,9 @@ class Gateway:
         except TimeoutError as error:
             elapsed_ms = self._elapsed_ms(call) + plan.network_ms
             raise DeadlineExceeded(budget_ms=plan.budget_ms, elapsed_ms=elapsed_ms) from error
+        except NonFiniteParameters as failure:
+            call.brought.answer_for(failure)
+            raise
         call.record.computed(batched.result.times.queued(batched.queue_ms), batch_size=batched.batch_size)
         return batched.result, batched.queue_ms
 

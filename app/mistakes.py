@@ -27,8 +27,10 @@ _EXPECTED: Mapping[str, str] = {
     "greater_than": "a number above {gt:g}",
     "greater_than_equal": "a number of at least {ge:g}",
     "less_than_equal": "a number of at most {le:g}",
+    "one_of": "one of {names}",
 }
-_LINK_KINDS = ("profile", "measured")
+# the last part of these places says which of several kinds was meant; no field has that name
+_KINDS = {("link",): ("profile", "measured"), ("embedding", "values"): ("base64", "numbers")}
 _MEASURED_LINK = "{down_kbps, up_kbps, rtt_ms}"
 
 
@@ -54,6 +56,8 @@ def _told(mistake: ErrorDetails) -> str:
         received = "none"
     elif kind == "json_invalid":
         received = f"text that is not JSON: {context['error']}"
+    elif kind == "one_of":
+        received = context["received"]
     elif place == ("link", "profile"):
         expected += f", or {_MEASURED_LINK}"
     return f"{_field(place) or 'body'}: expected {expected}, got {received}"
@@ -61,9 +65,10 @@ def _told(mistake: ErrorDetails) -> str:
 
 def _field(place: tuple[int | str, ...]) -> str:
     """Spell a place in a message, such as ``accepts.forms[0]``."""
-    if place[:1] == ("link",) and place[1:2] and place[1] in _LINK_KINDS:
-        # the second part says which kind of link was meant; no field has that name
-        place = ("link", *place[2:])
+    for field, kinds in _KINDS.items():
+        depth = len(field)
+        if place[:depth] == field and place[depth : depth + 1] and place[depth] in kinds:
+            place = (*field, *place[depth + 1 :])
     parts = [f"[{part}]" if isinstance(part, int) else f".{part[:_SHOWN_CHARACTERS]}" for part in place]
     return "".join(parts).removeprefix(".")
 

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from duet.protocol import access_errors, errors
+from duet.protocol import access_errors, embedding_errors, errors
 from duet.protocol.errors import DuetError
 
 MEDIA_TYPE = "application/problem+json"
@@ -19,9 +19,11 @@ STATUS: Mapping[type[DuetError], int] = {
     errors.UnknownVersion: 404,
     errors.NotAcceptable: 406,
     access_errors.RequestTooSlow: 408,
+    embedding_errors.WrongEncoder: 409,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.InvalidSample: 422,
+    embedding_errors.InvalidEmbedding: 422,
     errors.BudgetTooSmall: 422,
     errors.Overloaded: 429,
     access_errors.RateLimited: 429,

@@ -1,8 +1,9 @@
 """The messages of the HTTP API, checked strictly: unknown fields, other types and infinite numbers are refused."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from duet.protocol.budget import FASTEST_KBPS, PROFILES, SLOWEST_KBPS, Link
 
@@ -57,11 +58,43 @@ class Held(_Message):
     age_s: float = Field(default=0, ge=0, allow_inf_nan=False, description="How long ago they were made.")
 
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _spelling(value: object) -> str:
+    return "numbers" if isinstance(value, list | tuple) else "base64"
+
+
+class EmbeddingFields(_Message):
+    """The embedding of the sample, made on the device by the encoder of a version that declares `embedding_upload`."""
+
+    version: str = Field(
+        pattern=r"^[0-9a-f]{32}$", description="Of the encoder: `Duet-Version` of the answer that it came with."
+    )
+    values: Annotated[
+        Annotated[str, Tag("base64")] | Annotated[tuple[Number, ...], Tag("numbers")], Discriminator(_spelling)
+    ] = Field(description="D numbers: base64 of little-endian float16, or a list, which is rounded to float16.")
+
+
+def _one_of_two(schema: dict[str, Any]) -> None:
+    for name in _ONE_OF:
+        schema["properties"][name].pop("default", None)  # which is no value of theirs
+    schema["oneOf"] = [{"required": [name]} for name in _ONE_OF]
+
+
+_ONE_OF = ("sample", "embedding")
+
+
 class ParametersRequest(_Message):
-    """A device asks for the parameters that suit its current sample."""
+    """A device asks for the parameters that suit its current sample: it sends that one or its embedding, not both."""
+
+    model_config = ConfigDict(json_schema_extra=_one_of_two)
 
     device: str = Field(min_length=1, max_length=128, description="Opaque id; never stored.")
-    sample: object = Field(description="What the model's signature asks for; checked against its manifest.")
+    sample: object = Field(
+        default=None, description="What the model's signature asks for; checked against its manifest."
+    )
+    embedding: EmbeddingFields = Field(default=None)  # type: ignore[assignment]  # null is no value of it
     budget_ms: float = Field(
         default=200, gt=0, le=MAX_BUDGET_MS, allow_inf_nan=False, description="From sending to the last byte received."
     )
@@ -71,6 +104,22 @@ class ParametersRequest(_Message):
     priority: Literal["low", "normal", "high"] = Field(
         default="normal", description="Who goes first when requests queue."
     )
+
+    @model_validator(mode="after")
+    def _brings_one_thing(self) -> Self:
+        brought = [name for name in _ONE_OF if name in self.model_fields_set]
+        if len(brought) != 1:
+            raise PydanticCustomError(
+                "one_of",
+                "one of {names}",
+                {"names": " and ".join(f"`{name}`" for name in _ONE_OF), "received": "both" if brought else "neither"},
+            )
+        return self
+
+    @property
+    def has_embedding(self) -> bool:
+        """Whether it brings the embedding, and no sample."""
+        return "embedding" in self.model_fields_set
 
     @property
     def network(self) -> Link:

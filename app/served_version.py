@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from duet.protocol.budget import Offer
+from duet.protocol.embedding_upload import ENCODER_FILE
 from duet.protocol.signature import Signature, Vocabulary
 from duet.registry import PublishedVersion
 
@@ -54,3 +55,8 @@ class ServedVersion:
     def device_model(self) -> bytes:
         """The device model file; read for the first device that downloads it."""
         return self.published.path("device.onnx").read_bytes()
+
+    @cached_property
+    def encoder(self) -> bytes:
+        """The encoder file, for devices that send embeddings; read for the first one that downloads it."""
+        return self.published.path(ENCODER_FILE).read_bytes()

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from deployments.device_embeddings import embeddings_of
 from deployments.prepared_versions import PreparedVersions
 from deployments.version_checks import check_golden, golden_tensors, open_session
+from duet.protocol.embedding_upload import ENCODER_FILE, ENCODER_OUTPUT
 from duet.protocol.signature import Signature, Vocabulary, signature_from_json
 from duet.registry import PublishedVersion
-
-_OUTPUT = "embedding"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Encoder:
         self._versions.get(model, version)
 
     def encode(self, samples: Sequence[object], *, model: str, version: str) -> npt.NDArray[np.float32]:
-        """Embed valid samples.
+        """Embed valid samples; what a device has embedded already stays as it is.
 
         Returns:
             Embeddings, ``[B, D]`` float32.
@@ -62,14 +62,17 @@ class Encoder:
             InvalidSample: If a sample is not what the signature asks for; the gateway lets none of these through.
         """
         prepared = self._versions.get(model, version)
-        return _embed(prepared.session, prepared.signature.arrays(samples, prepared.vocabulary))
+        return embeddings_of(
+            samples,
+            lambda raw: _embed(prepared.session, prepared.signature.arrays(raw, prepared.vocabulary)),
+        )
 
     def _load(self, published: PublishedVersion) -> _PreparedEncoder:
-        session = open_session(published.path("encoder.onnx"), intra_op_threads=self._intra_op_threads)
+        session = open_session(published.path(ENCODER_FILE), intra_op_threads=self._intra_op_threads)
         signature = signature_from_json(dict(published.manifest.signature))
         golden = golden_tensors(published)
         inputs = {name: golden[f"input.{name}"] for name in signature.input_names}
-        check_golden(published, _OUTPUT, _embed(session, inputs), golden[f"output.{_OUTPUT}"])
+        check_golden(published, ENCODER_OUTPUT, _embed(session, inputs), golden[f"output.{ENCODER_OUTPUT}"])
         # the first run of a size allocates for it, and a device mostly comes alone
         _embed(session, {name: array[:1] for name, array in inputs.items()})
         return _PreparedEncoder(session, signature, published.vocabulary())
@@ -78,5 +81,5 @@ class Encoder:
 def _embed(
     session: onnxruntime.InferenceSession, arrays: dict[str, npt.NDArray[np.generic]]
 ) -> npt.NDArray[np.float32]:
-    embeddings: npt.NDArray[np.float32] = session.run([_OUTPUT], arrays)[0]
+    embeddings: npt.NDArray[np.float32] = session.run([ENCODER_OUTPUT], arrays)[0]
     return embeddings

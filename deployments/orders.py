@@ -20,6 +20,7 @@ class Order:
     model: str
     version: str
     sample: object
+    """What the signature asks for, or a ``DeviceEmbedding`` of it."""
     representation: Representation
     tag: bytes
     answer: AnswerKind

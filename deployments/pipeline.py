@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deployments.compute_estimate import ComputeEstimate
+from deployments.device_embeddings import ready_embeddings
 from deployments.handles import call_every_replica, is_outage, passed_on
 from deployments.loading import VersionLoader
 from deployments.orders import Answered, Order, Timed
@@ -213,8 +214,12 @@ class SplitPipeline:
         remaining_ms = (max(order.deadline_s for order in orders) - self._clock()) * 1000
         samples = [order.sample for order in orders]
         try:
-            embeddings = self._encoder.encode.remote(samples, **batch, remaining_ms=remaining_ms)
-            bodies = self._generator.generate.remote(await passed_on(embeddings), representations, **batch)
+            ready = ready_embeddings(samples)
+            if ready is None:
+                embeddings = await passed_on(self._encoder.encode.remote(samples, **batch, remaining_ms=remaining_ms))
+            else:  # nothing to encode: a hop less
+                embeddings = Timed(ready, StageTimes(), remaining_ms)
+            bodies = self._generator.generate.remote(embeddings, representations, **batch)
             contents: Timed[list[bytes | GenerationError]] = await self._composer.compose.remote(
                 await passed_on(bodies), representations, tags=tags, answers=answers, **batch
             )

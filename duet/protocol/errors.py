@@ -12,7 +12,9 @@
     │   ├── BodyTooLarge
     │   ├── Unauthorized
     │   ├── HeadersTooLarge
-    │   └── RequestTooSlow
+    │   ├── RequestTooSlow
+    │   ├── InvalidEmbedding
+    │   └── WrongEncoder
     ├── ServiceUnavailable        the caller may retry later
     │   ├── Overloaded
     │   ├── DeadlineExceeded
@@ -38,13 +40,13 @@
     │   └── DatasetTooSmall
     ├── DeviceError               the device cannot start
     │   ├── CloudUnreachable
-    │   └── NoDeviceModel
+    │   ├── NoDeviceModel
+    │   └── NoEncoder
     └── CredentialError           a file of keys cannot be used
         └── InvalidKeyFile
 
 Only leaves are raised. A leaf has a stable ``code``, takes facts by keyword and writes the sentence: what was expected,
-what arrived, what to do. Facts stay on the error as attributes, and errors survive pickling between processes. Those
-about access and credentials are in ``access_errors``.
+what arrived, what to do. Facts are attributes, and survive pickling. See also ``access_errors``, ``embedding_errors``.
 """
 
 # ruff: noqa: N818  # a failure is called what it is; the base classes already say that they are errors

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from duet.protocol.canonical_json import Json, decode_json, encode_json
+from duet.protocol.embedding_upload import ENCODER_FILE, EmbeddingUpload
 from duet.protocol.errors import CorruptVersion, UnsupportedManifest
 from duet.protocol.layers import DIGEST_BYTES, LayerTable
 from duet.protocol.representation import Representation
 from duet.protocol.signature import Signature, signature_from_json
 
-FORMAT = 1
+FORMAT, FORMATS = 2, (1, 2)
+"""What is written, and what is read: 1 has no ``embedding_upload``."""
 FILE_NAME = "manifest.json"
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -145,6 +147,8 @@ class Manifest:
     files: Mapping[str, FileRecord]
     training: Mapping[str, Json]
     """Where it comes from: dataset, seed, commit, configuration."""
+    embedding_upload: EmbeddingUpload | None = None
+    """What a device may send in the place of a sample, if it may."""
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -167,6 +171,11 @@ class Manifest:
                     f"it lists {record.representation} with {record.package_bytes} bytes, where rank is at most "
                     f"{self.rank} and the layers make {expected}"
                 )
+        upload, encoder = self.embedding_upload, self.files.get(ENCODER_FILE)
+        if upload is not None and (
+            encoder is None or upload != EmbeddingUpload(self.embedding_dim, encoder.sha256) or self.format == 1
+        ):
+            raise ValueError(f"its embedding_upload {upload} is not of its embedding_dim and its {ENCODER_FILE}")
         for name in self.files:
             if not FILE_NAMES.fullmatch(name) or name in RESERVED_NAMES:
                 raise ValueError(f"it lists a file {name[:80]!r}, which is no plain file name")
@@ -185,7 +194,7 @@ class Manifest:
         Raises:
             ValueError: If ``training`` holds a number that is not finite.
         """
-        fields = {
+        fields: dict[str, Json] = {
             "format": self.format,
             "model": self.model,
             "version": self.version,
@@ -200,6 +209,8 @@ class Manifest:
             "files": {name: record.to_json() for name, record in self.files.items()},
             "training": dict(self.training),
         }
+        if self.format > 1:
+            fields["embedding_upload"] = None if self.embedding_upload is None else self.embedding_upload.to_json()
         return encode_json(fields)
 
     @classmethod
@@ -217,8 +228,8 @@ class Manifest:
         try:
             value = decode_json(data)
             received = value.get("format") if isinstance(value, dict) else None
-            if type(received) is int and received != FORMAT:
-                raise UnsupportedManifest(path=source, received=received, known=(FORMAT,))
+            if type(received) is int and received not in FORMATS:
+                raise UnsupportedManifest(path=source, received=received, known=FORMATS)
             return cls._from_json(value)
         except ValueError as error:
             raise CorruptVersion(
@@ -227,9 +238,13 @@ class Manifest:
 
     @classmethod
     def _from_json(cls, value: object) -> Self:
-        fields = _fields(value, "manifest", set(cls.__dataclass_fields__))
-        if type(fields["format"]) is not int:
-            raise ValueError(f"it has format {fields['format']!r:.80}")
+        number = value.get("format") if isinstance(value, dict) else None
+        fields = _fields(
+            value, "manifest", set(cls.__dataclass_fields__) - ({"embedding_upload"} if number == 1 else set())
+        )
+        if type(number) is not int:
+            raise ValueError(f"it has format {number!r:.80}")
+        upload = fields.get("embedding_upload")
         files = _typed(fields["files"], dict, "files")
         return cls(
             model=_typed(fields["model"], str, "model"),
@@ -247,6 +262,8 @@ class Manifest:
             ),
             files={name: FileRecord.from_json(record) for name, record in files.items()},
             training=_typed(fields["training"], dict, "training"),
+            embedding_upload=None if upload is None else EmbeddingUpload.from_json(upload),
+            format=number,
         )
 
 

@@ -139,18 +139,21 @@ def seal(
     return b"".join((_HEADER.pack(MAGIC, FORMAT, form, dtype, rank, len(view), crc, *fields), view))
 
 
-def tag_of(version: bytes, representation: Representation, canonical_sample: bytes) -> bytes:
+def tag_of(version: bytes, representation: Representation, canonical: bytes, *, is_embedding: bool = False) -> bytes:
     """Name what a request would get: equal tags mean equal parameters, so nothing needs to be sent.
 
     Args:
         version: First 16 bytes of the SHA-256 of the manifest.
         representation: What would be sent.
-        canonical_sample: ``Signature.canonical`` of the sample.
+        canonical: ``Signature.canonical`` of the sample, or ``EmbeddingUpload.canonical`` of its embedding.
+        is_embedding: Which of the two.
 
     Returns:
-        First 8 bytes of the SHA-256 of version, representation name, a zero byte and the canonical sample.
+        First 8 bytes of the SHA-256 of version, representation name, a byte and the canonical spelling. The byte, which
+        no name holds, is zero for a sample and one for an embedding, so that neither can stand for the other.
     """
-    return hashlib.sha256(version + str(representation).encode() + b"\0" + canonical_sample).digest()[:TAG_BYTES]
+    kind = b"\1" if is_embedding else b"\0"
+    return hashlib.sha256(version + str(representation).encode() + kind + canonical).digest()[:TAG_BYTES]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from duet.protocol.canonical_json import Json, decode_json
+from duet.protocol.embedding_upload import ENCODER_FILE, EmbeddingUpload
 from duet.protocol.errors import CorruptVersion, VersionExists
 from duet.protocol.layers import LayerTable
 from duet.protocol.manifest import (
@@ -105,6 +106,8 @@ class PendingVersion:
             VersionExists: If another one of this name was published meanwhile.
             ValueError: If the fields contradict each other, or the folder holds more than plain files.
         """
+        files = records_of(self.folder)
+        encoder = files.get(ENCODER_FILE)
         manifest = Manifest(
             model=self.model,
             version=self.version,
@@ -116,8 +119,9 @@ class PendingVersion:
             rank=rank,
             heads=tuple(heads),
             representations=tuple(representations),
-            files=records_of(self.folder),
+            files=files,
             training=training,
+            embedding_upload=None if encoder is None else EmbeddingUpload(embedding_dim, encoder.sha256),
         )
         data = manifest.to_bytes()
         (self.folder / FILE_NAME).write_bytes(data)

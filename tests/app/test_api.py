@@ -66,6 +66,7 @@ async def test_the_openapi_document_describes_every_operation_and_how_it_fails(c
         "/v1/models",
         "/v1/models/{model}",
         "/v1/models/{model}/device-model",
+        "/v1/models/{model}/encoder",
         "/v1/models/{model}/rollout",
         "/livez",
         "/readyz",
@@ -90,7 +91,7 @@ async def test_every_reference_of_the_openapi_document_leads_somewhere(client: h
     assert {"ParametersRequest", "PackageAnswer", "Problem"} <= names
 
 
-@pytest.mark.parametrize("path", ["/v1/models/tiny", "/v1/models/tiny/device-model"])
+@pytest.mark.parametrize("path", ["/v1/models/tiny", "/v1/models/tiny/device-model", "/v1/models/tiny/encoder"])
 async def test_a_file_that_the_client_holds_is_not_sent_again(client: httpx.AsyncClient, path: str) -> None:
     first = await client.get(path)
     tag = first.headers["etag"]
@@ -102,18 +103,22 @@ async def test_a_file_that_the_client_holds_is_not_sent_again(client: httpx.Asyn
     assert again[0].headers["etag"] == tag
 
 
-async def test_the_manifest_and_the_device_model_are_the_published_bytes(
+async def test_the_manifest_and_the_graphs_are_the_published_bytes(
     client: httpx.AsyncClient, published: PublishedVersion
 ) -> None:
     manifest = await client.get("/v1/models/tiny")
-    device_model = await client.get("/v1/models/tiny/device-model", params={"version": "v1"})
+    graphs = {
+        name: await client.get(f"/v1/models/tiny/{path}", params={"version": "v1"})
+        for path, name in (("device-model", "device.onnx"), ("encoder", "encoder.onnx"))
+    }
 
     assert manifest.content == published.manifest_bytes
-    assert device_model.content == published.path("device.onnx").read_bytes()
-    assert manifest.headers["duet-version"] == device_model.headers["duet-version"] == published.digest.hex()
-    # an active version may change, a named one never does
+    for name, graph in graphs.items():
+        assert graph.content == published.path(name).read_bytes()
+        assert manifest.headers["duet-version"] == graph.headers["duet-version"] == published.digest.hex()
+        # an active version may change, a named one never does
+        assert "immutable" in graph.headers["cache-control"]
     assert manifest.headers["cache-control"] == "no-cache"
-    assert "immutable" in device_model.headers["cache-control"]
 
 
 async def test_the_manifest_is_documented_as_the_object_that_it_is(client: httpx.AsyncClient) -> None:
@@ -151,7 +156,7 @@ async def test_a_compressed_body_is_refused_with_what_would_be_read(client: http
     assert plain.status_code == 200
 
 
-@pytest.mark.parametrize(("method", "suffix"), [("POST", "/parameters"), ("GET", ""), ("GET", "/device-model")])
+@pytest.mark.parametrize(("method", "suffix"), [("POST", "/parameters"), ("GET", ""), ("GET", "/encoder")])
 async def test_a_name_that_is_too_long_is_refused_and_not_sent_back(
     client: httpx.AsyncClient, method: str, suffix: str
 ) -> None:

@@ -47,7 +47,37 @@ def test_a_mistake_is_field_expectation_and_arrival(fields: dict[str, object], s
 
 
 def test_a_field_that_is_not_there_is_named_without_the_rest_of_the_message() -> None:
-    assert told_of('{"device": "secret"}') == "sample: expected a value, got none"
+    assert told_of('{"sample": ["secret"]}') == "device: expected a value, got none"
+
+
+@pytest.mark.parametrize(
+    ("content", "received"),
+    [({"device": "d"}, "neither"), (VALID | {"embedding": {"version": "0" * 32, "values": [1]}}, "both")],
+)
+def test_a_request_brings_a_sample_or_an_embedding(content: dict[str, object], received: str) -> None:
+    assert told_of(json.dumps(content)) == f"body: expected one of `sample` and `embedding`, got {received}"
+
+
+@pytest.mark.parametrize(
+    ("embedding", "sentence"),
+    [
+        (None, "embedding: expected an object, got null"),
+        ([0.5], "embedding: expected an object, got a list of length 1"),
+        ({"values": "AA=="}, "embedding.version: expected a value, got none"),
+        ({"version": "v1", "values": []}, 'embedding.version: expected text that matches ^[0-9a-f]{32}$, got "v1"'),
+        ({"version": "0" * 32, "values": 7}, "embedding.values: expected text, got 7"),
+        ({"version": "0" * 32, "values": [1, "2"]}, 'embedding.values[1]: expected a number, got "2"'),
+        ({"version": "0" * 32, "values": [1, True]}, "embedding.values[1]: expected a number, got true"),
+    ],
+)
+def test_a_mistake_in_an_embedding_names_its_part(embedding: object, sentence: str) -> None:
+    assert told_of(json.dumps({"device": "d", "embedding": embedding})) == sentence
+
+
+def test_a_number_that_json_has_no_word_for_is_none_of_an_embedding() -> None:
+    for number in ("NaN", "Infinity", "1e999"):
+        content = f'{{"device": "d", "embedding": {{"version": "{"0" * 32}", "values": [{number}]}}}}'
+        assert told_of(content).startswith(("embedding.values[0]: expected a finite number", "body: expected JSON"))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +132,6 @@ def test_what_came_is_cut_to_what_fits_a_sentence(value: str) -> None:
 def test_of_many_mistakes_the_first_are_told_and_the_others_counted() -> None:
     sentence = told_of(json.dumps({f"field{number}": number for number in range(8)}))
 
-    # two fields are missing, eight are too many
+    # one field is missing, eight are too many
     assert sentence.count("expected") == 3
-    assert sentence.endswith("(and 7 more)")
+    assert sentence.endswith("(and 6 more)")

@@ -27,6 +27,7 @@ from duet.protocol.signing import SigningKey
 RANK = 4
 VERSION = bytes(range(16))
 SAMPLE = b'[17,"a film",42]'
+EMBEDDING = np.array([0.5, -1, 2.0**-24, 65504], "<f2").tobytes()
 SIGNING_KEY = SigningKey("golden-1", bytes(range(32)))
 COMPOSED_TOLERANCE = 2e-6
 """A device's sum ``s`` is right when ``|s - expected| <= tolerance (1 + |expected|)``."""
@@ -98,6 +99,7 @@ def golden_files() -> dict[str, bytes]:
         "tables": [_table(name, table) for name, table in TABLES.items()],
         "float16": [{"bits": f"{bits:04x}", "value": _float16(bits)} for bits in _FLOAT16_BITS],
         "tags": [_tag(name) for _, name in PACKAGES[1:]],
+        "embedding_tags": [_embedding_tag(name) for _, name in PACKAGES[1:]],
         "signatures": [_signed(name, files) for name in (f"ragged-{_EXAMPLE}.bin", f"example-{_EXAMPLE}.bin")],
         "composed_tolerance": [COMPOSED_TOLERANCE],
         "packages": packages,
@@ -207,6 +209,11 @@ def _table(name: str, table: LayerTable) -> dict[str, object]:
 def _tag(name: str) -> dict[str, object]:
     tag = tag_of(VERSION, Representation.parse(name), SAMPLE)
     return {"representation": name, "canonical_sample": SAMPLE.decode(), "tag": tag.hex()}
+
+
+def _embedding_tag(name: str) -> dict[str, object]:
+    tag = tag_of(VERSION, Representation.parse(name), EMBEDDING, is_embedding=True)
+    return {"representation": name, "embedding": EMBEDDING.hex(), "tag": tag.hex()}
 
 
 def _float16(bits: int) -> float:

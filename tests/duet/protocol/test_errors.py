@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from duet.protocol import access_errors, errors
+from duet.protocol import access_errors, embedding_errors, errors
 from duet.protocol.errors import DuetError
 
 FACTS: dict[str, dict[str, object]] = {
@@ -17,6 +17,9 @@ FACTS: dict[str, dict[str, object]] = {
     "NotAcceptable": {"accepts": ["full"], "offered": ["factors-r4-int8"]},
     "UnsupportedMediaType": {"received": "text/plain", "expected": ["application/json"]},
     "BodyTooLarge": {"limit_bytes": 1024, "received_bytes": 4096},
+    "InvalidEmbedding": {"expected": "8 numbers", "received": "7 numbers", "remedy": "Send the sample."},
+    "WrongEncoder": {"model": "films", "version": "v2", "served": "0" * 32, "received": "1" * 32},
+    "NoEncoder": {"model": "films", "reason": "nothing is cached"},
     "Unauthorized": {},
     "HeadersTooLarge": {"limit_count": 100, "limit_bytes": 16384, "received_count": 3, "received_bytes": 20000},
     "RequestTooSlow": {"limit_s": 10.0},
@@ -64,19 +67,23 @@ def make(leaf: type[DuetError], **changes: object) -> DuetError:
     return leaf(**{**FACTS[leaf.__name__], **changes})
 
 
-def drawn() -> list[tuple[int, str]]:
-    """Depth and name of every class, as the module docstring draws them."""
+def drawn() -> list[tuple[str, ...]]:
+    """The way from the root to every class, as the module docstring draws it."""
     lines = re.findall(r"^    ([│├└─ ]*)([A-Z]\w+)(?: {2,}.*)?$", errors.__doc__ or "", flags=re.MULTILINE)
-    return [(len(branch) // 4, name) for branch, name in lines]
+    ways: list[tuple[str, ...]] = []
+    for branch, name in lines:
+        ways.append((*(ways[-1][: len(branch) // 4] if ways else ()), name))
+    return ways
 
 
-def walked(root: type[DuetError] = DuetError, depth: int = 0) -> list[tuple[int, str]]:
-    below = [line for child in root.__subclasses__() for line in walked(child, depth + 1)]
-    return [(depth, root.__name__), *below]
+def walked(root: type[DuetError] = DuetError, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    way = (*above, root.__name__)
+    return [way, *(line for child in root.__subclasses__() for line in walked(child, way))]
 
 
 def test_the_drawn_tree_is_the_class_tree():
-    assert drawn() == walked()
+    # in any order: that of the classes is the one in which their modules were imported
+    assert sorted(drawn()) == sorted(walked())
 
 
 def test_every_leaf_has_its_own_code_and_nothing_else_has_one():
@@ -122,6 +129,7 @@ def test_facts_stay_on_the_error_and_survive_a_trip_between_processes(leaf):
         errors.UnsupportedMediaType(received="x" * 10_000, expected=["application/json"]),
         errors.InvalidName(name="x" * 10_000),
         access_errors.ForgedPackage(reason="x" * 10_000),
+        embedding_errors.WrongEncoder(**dict.fromkeys(("model", "version", "served", "received"), "x" * 10_000)),
         errors.UnsupportedManifest(path="here", received=10**4000, known=(1,)),
     ],
     ids=lambda error: type(error).__name__,

@@ -168,6 +168,9 @@ def test_digests_and_tags_follow_from_what_stands_beside_them():
     for tag in INDEX["tags"]:
         hashed = bytes.fromhex(INDEX["version"][0]) + f"{tag['representation']}\0{tag['canonical_sample']}".encode()
         assert hashlib.sha256(hashed).hexdigest()[:16] == tag["tag"]
+    for tag in INDEX["embedding_tags"]:
+        hashed = bytes.fromhex(INDEX["version"][0]) + tag["representation"].encode() + b"\1"
+        assert hashlib.sha256(hashed + bytes.fromhex(tag["embedding"])).hexdigest()[:16] == tag["tag"]
 
 
 @pytest.mark.parametrize("entry", INDEX["signatures"], ids=lambda entry: entry["file"])

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from duet.protocol.canonical_json import encode_json
+from duet.protocol.embedding_upload import EmbeddingUpload
 from duet.protocol.errors import CorruptVersion, UnsupportedManifest
 from duet.protocol.layers import DynamicLayer, LayerTable
 from duet.protocol.manifest import FileRecord, Manifest, Quality, RepresentationRecord, digest_of
@@ -31,6 +33,7 @@ MANIFEST = Manifest(
     ),
     files={"encoder.onnx": FileRecord("ab" * 32, 1234)},
     training={"dataset": "synthetic", "seed": 7, "config": {"rate": 0.5}},
+    embedding_upload=EmbeddingUpload(32, "ab" * 32),
 )
 
 
@@ -50,6 +53,23 @@ def edited(path: str, value: object) -> bytes:
 
 def test_a_manifest_is_read_back():
     assert Manifest.from_bytes(MANIFEST.to_bytes(), "here") == MANIFEST
+
+
+def test_a_manifest_of_the_first_format_is_read_back_to_its_own_bytes():
+    document = json.loads(MANIFEST.to_bytes())
+    del document["embedding_upload"]
+    data = encode_json(document | {"format": 1})
+
+    manifest = Manifest.from_bytes(data, "here")
+
+    assert manifest.embedding_upload is None
+    assert manifest.to_bytes() == data
+
+
+def test_a_version_may_declare_that_it_takes_no_embeddings():
+    manifest = Manifest.from_bytes(edited("embedding_upload", None), "here")
+
+    assert manifest.embedding_upload is None
 
 
 def test_equal_manifests_have_equal_bytes():
@@ -74,12 +94,12 @@ def test_a_record_is_found_by_its_representation():
     assert MANIFEST.read_signature() == SequenceSignature(length=30)
 
 
-@pytest.mark.parametrize("received", [0, 2, 10**100])
+@pytest.mark.parametrize("received", [0, 3, 10**100])
 def test_another_format_is_unsupported_whatever_else_it_holds(received):
     for data in (edited("format", received), json.dumps({"format": received, "new": 1}).encode()):
         with pytest.raises(UnsupportedManifest) as caught:
             Manifest.from_bytes(data, "here")
-        assert (caught.value.path, caught.value.known) == ("here", (1,))
+        assert (caught.value.path, caught.value.known) == ("here", (1, 2))
 
 
 @pytest.mark.parametrize(
@@ -131,6 +151,19 @@ def test_another_format_is_unsupported_whatever_else_it_holds(received):
         ("files/..", {"sha256": "ab" * 32, "bytes": 1}),
         ("files/manifest.json", {"sha256": "ab" * 32, "bytes": 1}),
         ("training", []),
+        ("embedding_upload", ...),
+        ("embedding_upload", "float16"),
+        ("embedding_upload/dtype", "float32"),
+        ("embedding_upload/shape", [31]),
+        ("embedding_upload/shape", [32, 1]),
+        ("embedding_upload/shape", [True]),
+        ("embedding_upload/shape", 32),
+        ("embedding_upload/encoder", "cd" * 32),
+        ("embedding_upload/encoder", "AB" * 32),
+        ("embedding_upload/encoder", None),
+        ("embedding_upload/version", "v1"),
+        ("format", 1),
+        ("files", {}),
         ("unknown", 1),
     ],
     ids=lambda value: f"{value!r:.30}",
