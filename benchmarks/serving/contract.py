@@ -16,10 +16,10 @@ DESIGNED = ("503", "504")
 REPLY_S = 15.0
 """No answer takes longer: a body has 10 s to arrive, a budget is 10 s at most."""
 
-_MODEL_SHARE, _SAMPLE_SHARE = 0.8, 0.7
+_MODEL_SHARE, _KNOWN_SHARE = 0.8, 0.7
 _REFUSED = ["4xx", *DESIGNED]
-# 404: a model of another name; 406, 422, 429: what the document cannot know of the model, the link and the load
-_ACCEPTED = ["2xx", "3xx", "404", "406", "422", "429", *DESIGNED]
+# 404: a model of another name; 406, 409, 422, 429: what the document cannot know of the model, the link and the load
+_ACCEPTED = ["2xx", "3xx", "404", "406", "409", "422", "429", *DESIGNED]
 
 
 @dataclass
@@ -52,6 +52,7 @@ def run_contract(
     *,
     model: str,
     samples: Sequence[object],
+    embeddings: Sequence[object],
     examples: int,
     seed: int,
     phases: Sequence[str],
@@ -63,6 +64,7 @@ def run_contract(
         url: Where it is.
         model: A model that it serves: most names in paths are this one.
         samples: What the model takes: the document leaves a sample open.
+        embeddings: The same for ``embedding``, whose length and version the document does not know.
         examples: Random ones of each operation that has so many.
         seed: Of the random ones.
         phases: Of schemathesis: ``coverage`` makes the limits of every schema, ``fuzzing`` random requests.
@@ -91,8 +93,9 @@ def run_contract(
         del context
         # the same for the same body: hypothesis repeats what has failed
         choices = random.Random(repr(body))
-        if isinstance(body, dict) and "sample" in body and choices.random() < _SAMPLE_SHARE:
-            return body | {"sample": choices.choice(samples)}
+        for name, known in (("sample", samples), ("embedding", embeddings)):
+            if isinstance(body, dict) and name in body and known and choices.random() < _KNOWN_SHARE:
+                body = body | {name: choices.choice(known)}
         return body
 
     schema.hook(map_body)

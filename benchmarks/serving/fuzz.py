@@ -27,7 +27,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from benchmarks.serving.closed_loop import write_bodies
 from benchmarks.serving.contract import ContractRun, run_contract
 from benchmarks.serving.pinned import gateway_of, ours, pinned
-from benchmarks.serving.uploads import Upload, complaint, exchange, uploads
+from benchmarks.serving.uploads import Upload, complaint, embedded, exchange, uploads
+from duet.registry import Registry
 
 FLAT_BYTES_PER_REQUEST = 256
 """A slope of resident memory below this is noise of the allocator."""
@@ -120,7 +121,7 @@ def run_uploads(url: str, model: str, bodies: Sequence[bytes], *, count: int, st
 def main(arguments: Sequence[str]) -> None:
     """Fuzz, print what came back, and exit with 1 if something does not hold."""
     options = _parser().parse_args(arguments)
-    lines = write_bodies(Path(os.devnull), options.models, options.model, budget_ms=_BUDGET_MS)[:_BODIES]
+    lines = _good_requests(options.models, options.model)
     contract, damaged = ContractRun(), UploadRun()
     with _server(options) as (url, replica):
         _warm_up(url, options.model, lines, options.warm_up)
@@ -144,6 +145,14 @@ def main(arguments: Sequence[str]) -> None:
     sys.exit(0 if is_enough and is_flat and answer.status_code == 200 and not failures else 1)
 
 
+def _good_requests(models: Path, model: str) -> list[str]:
+    """Make some, half of them of samples and half of embeddings where the version takes these."""
+    lines = write_bodies(Path(os.devnull), models, model, budget_ms=_BUDGET_MS)[:_BODIES]
+    registry = Registry(models)
+    published = registry.open(model, registry.active(model))
+    return [embedded(line, published) if place % 2 else line for place, line in enumerate(lines)]
+
+
 def _warm_up(url: str, model: str, lines: Sequence[str], count: int) -> None:
     """Send good requests until what is kept of a bounded number of them, outside of our code too, is full."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
@@ -164,10 +173,12 @@ def _round(
 ) -> None:
     """Send an equal part of what is left to send; memory is read between rounds."""
     left = _ROUNDS - number
+    good = [json.loads(line) for line in lines]
     run_contract(
         url,
         model=options.model,
-        samples=[json.loads(line)["sample"] for line in lines],
+        samples=[request["sample"] for request in good if "sample" in request],
+        embeddings=[request["embedding"] for request in good if "embedding" in request],
         examples=-(-max(0, options.examples - contract.examples) // (left * _VARIED_OPERATIONS)) + 1,
         seed=options.seed + number,
         phases=("coverage", "fuzzing") if number == 0 else ("fuzzing",),

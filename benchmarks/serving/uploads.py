@@ -1,6 +1,7 @@
 """Requests damaged byte by byte: bodies, headers and framing, and what may be answered to each, over plain sockets."""
 
 import json
+import random
 import re
 import socket
 import time
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from app.problems import MEDIA_TYPE, STATUS
+from duet.protocol.embedding_upload import spelt
+from duet.registry import PublishedVersion
 
 REPLY_S = 15.0
 """No answer takes longer: a body has 10 s to arrive, a budget is 10 s at most."""
@@ -25,6 +28,7 @@ _REFUSALS = frozenset(status for status in STATUS.values() if status < 500) | {4
 _PIECE_BYTES = 65_536
 _BLOCK_BYTES = 200
 _TOO_LARGE_BYTES = 2 * 2**20
+_LIST_SHARE = 0.25
 _CONTINUE = b"HTTP/1.1 100 "
 # what stands for a value in JSON, and what is none
 _ODD_VALUES = (
@@ -48,6 +52,9 @@ _ODD_VALUES = (
         b'"' + b"a" * 70_000 + b'"',
         b"[" + b"1," * 20_000 + b"1]",
     ),
+    # embeddings: too short, infinite, beyond float16, no base64, no numbers
+    *(b'"AAAA"', b'"AHwAfAB8AHwAfAB8AHwAfA=="', b'"AHw="', b'"AA=A"', b'"A"', b'"=="', b'"-_-_"', b'"AAAA\\n"'),
+    *(b"[65504,-65504,65520]", b"[" + b"65504," * 7 + b"65504]", b"[1e308]", b"[[0.5]]", b"[true]", b"[null,0.5]"),
     *(b"18446744073709551616", b"-9223372036854775809", b"1.5e308", b"5e-324", b"1e-7", b'"5g"', b'"wifi"', b"1E400"),
 )
 _ODD_BYTES = (
@@ -154,6 +161,18 @@ def uploads(path: str, bodies: Sequence[bytes]) -> st.SearchStrategy[Upload]:
         return Upload(content, damage)
 
     return damaged()
+
+
+def embedded(body: str, published: PublishedVersion) -> str:
+    """Make a request of an embedding, of random numbers, out of one of a sample, unless the version takes none."""
+    upload, request = published.manifest.embedding_upload, json.loads(body)
+    if upload is None:
+        return body
+    draws = random.Random(body)
+    values = [round(draws.uniform(-1, 1), 3) for _ in range(upload.dim)]
+    del request["sample"]
+    spelling = values if draws.random() < _LIST_SHARE else spelt(upload.read(values))
+    return json.dumps(request | {"embedding": {"version": published.digest.hex(), "values": spelling}})
 
 
 def replacements(path: str, body: bytes) -> Iterator[Upload]:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import uvicorn
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from app.api import build_api
 from app.builder import _colocated
@@ -24,6 +25,8 @@ from app.settings import AppSettings
 from benchmarks.serving.contract import ContractRun, run_contract
 from benchmarks.serving.fuzz import Replica, main
 from benchmarks.serving.uploads import Reply, Upload, complaint, exchange, replacements, uploads
+from duet.protocol.embedding_upload import spelt
+from duet.registry import PublishedVersion
 from tests.published_version import ITEM_IDS, write_version
 
 PATH = "/v1/models/tiny/parameters"
@@ -35,9 +38,15 @@ MORE = {
     "priority": "high",
 }
 BODIES = [json.dumps(body).encode() for body in (GOOD, GOOD | MORE)]
+VALUES = [0.5, -0.25, 0.125, 1, -1, 0, 0.75, 2]
 OPERATIONS = {
     *("GET /livez", "GET /readyz", "GET /metadata", "GET /v1/models", "GET /v1/models/{model}"),
-    *("GET /v1/models/{model}/device-model", "GET /v1/models/{model}/rollout", "POST /v1/models/{model}/parameters"),
+    *(
+        "GET /v1/models/{model}/device-model",
+        "GET /v1/models/{model}/encoder",
+        "GET /v1/models/{model}/rollout",
+        "POST /v1/models/{model}/parameters",
+    ),
 }
 PATIENCE_S = 30
 
@@ -71,7 +80,20 @@ def port(models: Path) -> Iterator[int]:
         assert not serving.is_alive()
 
 
-def test_every_operation_answers_as_the_openapi_document_says(port: int) -> None:
+@pytest.fixture(scope="module")
+def embedded_bodies(published: PublishedVersion) -> list[bytes]:
+    """The same requests with an embedding in the place of the sample: base64, and numbers."""
+    upload = published.manifest.embedding_upload
+    assert upload is not None
+    spellings = (spelt(upload.read(VALUES)), VALUES)
+    requests = [json.loads(body) for body in BODIES]
+    for request, values in zip(requests, spellings, strict=True):
+        request["embedding"] = {"version": published.digest.hex(), "values": values}
+        del request["sample"]
+    return [json.dumps(request).encode() for request in requests]
+
+
+def test_every_operation_answers_as_the_openapi_document_says(port: int, embedded_bodies: list[bytes]) -> None:
     samples = [GOOD["sample"], list(ITEM_IDS[2:7])]
 
     outcome = ContractRun()
@@ -79,6 +101,7 @@ def test_every_operation_answers_as_the_openapi_document_says(port: int) -> None
         f"http://127.0.0.1:{port}",
         model="tiny",
         samples=samples,
+        embeddings=[json.loads(body)["embedding"] for body in embedded_bodies],
         examples=40,
         seed=7,
         phases=("coverage", "fuzzing"),
@@ -99,32 +122,37 @@ def test_every_operation_answers_as_the_openapi_document_says(port: int) -> None
     suppress_health_check=[*HealthCheck],
     phases=[Phase.generate],
 )
-@given(upload=uploads(PATH, BODIES))
-def test_a_damaged_request_is_answered_as_documented(port: int, upload: Upload) -> None:
+@given(data=st.data())
+def test_a_damaged_request_is_answered_as_documented(
+    port: int, embedded_bodies: list[bytes], data: st.DataObject
+) -> None:
+    upload = data.draw(uploads(PATH, [*BODIES, *embedded_bodies]))
+
     reply = exchange("127.0.0.1", port, upload)
 
     assert complaint(upload, reply) is None, upload.content[:3000]
 
 
-def test_no_odd_value_in_any_place_is_answered_otherwise(port: int) -> None:
+def test_no_odd_value_in_any_place_is_answered_otherwise(port: int, embedded_bodies: list[bytes]) -> None:
     wrong = {
         told
-        for upload in replacements(PATH, BODIES[1])
+        for body in (BODIES[1], *embedded_bodies)
+        for upload in replacements(PATH, body)
         if (told := complaint(upload, exchange("127.0.0.1", port, upload))) is not None
     }
 
     assert not wrong
 
 
-def test_a_good_request_is_answered_after_all_that(port: int) -> None:
+def test_a_good_request_is_answered_after_all_that(port: int, embedded_bodies: list[bytes]) -> None:
     answers = [
         httpx.post(f"http://127.0.0.1:{port}{PATH}", content=body, headers={"content-type": JSON, "accept": accept})
-        for body in BODIES
+        for body in (*BODIES, *embedded_bodies)
         for accept in (JSON, "*/*")
     ]
     model = httpx.post(f"http://127.0.0.1:{port}{PATH}", json=GOOD, headers={"accept": ONNX})
 
-    assert [answer.status_code for answer in (*answers, model)] == [200] * 5
+    assert [answer.status_code for answer in (*answers, model)] == [200] * 9
 
 
 @pytest.mark.parametrize(("model", "status"), [("tiny", 0), ("films", 1)], ids=["well", "not-served"])
