@@ -6,24 +6,26 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import httpx
 
 from duet.device.cloud import Answer, Cloud
+from duet.device.encoders import Encoders
 from duet.device.link_estimate import LinkEstimate, learn_from
 from duet.device.model_cache import DEVICE_FILE, InstalledModel, ModelCache, install, read_manifest
+from duet.device.question import Question
 from duet.device.runtime import DeviceModel, Ranking
 from duet.device.samples import plain_ids
 from duet.device.update import Update, report
 from duet.protocol.access_errors import ForgedPackage
 from duet.protocol.budget import PROFILES, Link
 from duet.protocol.canonical_json import encode_json
-from duet.protocol.errors import DuetError, NoDeviceModel, WrongVersion
+from duet.protocol.embedding_errors import WrongEncoder
+from duet.protocol.errors import DuetError, InvalidSample, NoDeviceModel, WrongVersion
 from duet.protocol.manifest import Manifest, digest_of
-from duet.protocol.package import ParameterPackage, tag_of
+from duet.protocol.package import ParameterPackage
 from duet.protocol.representation import Dtype, Form, Representation
-from duet.protocol.signature import SequenceSignature
 from duet.protocol.signing import SigningKey
 
 MAX_BUDGET_MS = 10_000.0
@@ -34,7 +36,7 @@ MAX_TIMEOUT_S = 3600.0
 
 _LOGGER = logging.getLogger(__name__)
 _FULL = Representation(Form.FULL, Dtype.FLOAT32)
-_PRIORITIES = ("low", "normal", "high")
+_PRIORITIES, _SENDS = ("low", "normal", "high"), ("sample", "embedding")
 _MIN_ANSWER_BYTES = 2**20  # another version may have larger layers than the one in place
 
 
@@ -66,6 +68,7 @@ class DuetDevice:
         measures_link: bool = False,
         budget_ms: float = 200.0,
         accepts: Mapping[str, Sequence[str]] | None = None,
+        sends: Literal["sample", "embedding"] = "sample",
         priority: str = "normal",
         timeout_s: float | None = None,
         api_key: str | None = None,
@@ -86,6 +89,8 @@ class DuetDevice:
                 assumed before the first one.
             budget_ms: From sending to the last byte received; above 0, at most 10,000.
             accepts: ``{"forms": [...], "dtypes": [...]}`` that the device can read; everything when None.
+            sends: ``"sample"``, or ``"embedding"``: the device runs the version's encoder itself, and its samples stay
+                here. There is no falling back from one to the other.
             priority: ``"low"``, ``"normal"`` or ``"high"``.
             timeout_s: When to give up waiting for parameters; when None, twice the budget and at least 1 s, because
                 parameters that come late are still fresher than those in place. At most 3,600.
@@ -97,8 +102,8 @@ class DuetDevice:
             clock: Seconds that never go back.
 
         Raises:
-            ValueError: If the address, the device id, the link, the budget, the priority, the time-out or the key is
-                not usable.
+            ValueError: If the address, the device id, the link, the budget, what it sends, the priority, the time-out
+                or the key is not usable.
             InvalidName: If ``model`` is no model name.
         """
         if not (link in PROFILES if isinstance(link, str) else isinstance(link, Link)):
@@ -111,6 +116,8 @@ class DuetDevice:
             raise ValueError(f"Expected timeout_s above 0 and at most {MAX_TIMEOUT_S:g} s, got {timeout_s:g}.")
         if priority not in _PRIORITIES:
             raise ValueError(f"Expected a priority of {list(_PRIORITIES)}, got {priority!r:.80}.")
+        if sends not in _SENDS:
+            raise ValueError(f"Expected sends to be one of {list(_SENDS)}, got {sends!r:.80}.")
         self._link = PROFILES[link] if isinstance(link, str) else link
         self._estimate = LinkEstimate(self._link) if measures_link else None
         self._model, self._device_id = model, device_id
@@ -136,6 +143,8 @@ class DuetDevice:
             transport=transport,
             clock=clock,
         )
+        encoders = Encoders(self._cloud, self._cache, on_disk=self._on_disk)
+        self._encoders = encoders if sends == "embedding" else None
         self._lock = threading.RLock()
         self._held: _Held | None = None
         self._failures = 0
@@ -172,12 +181,16 @@ class DuetDevice:
         return None if held is None else held.representation
 
     def prepare(self) -> None:
-        """Have a device model in place: from the cache, else from the cloud.
+        """Have a device model in place, and its encoder if the device sends embeddings: from the cache, else the cloud.
 
         Raises:
             NoDeviceModel: If the cache has none and the cloud gives none.
+            DuetError: If the device has a model, but gets no sound encoder; it predicts all the same.
         """
-        self._hold()
+        held = self._hold()
+        if self._encoders is not None:
+            with self._lock:
+                self._encoders.of(held.installed)
 
     def refresh_model(self) -> bool:
         """Move to the version that the cloud serves now, with its shared parameters; nothing happens if it is in place.
@@ -247,20 +260,21 @@ class DuetDevice:
         sample = plain_ids(sample)
         # without the vocabulary: items that this version does not know may be known to the one the cloud serves now
         held.installed.model.signature.validate(sample)
-        answers.append(self._ask(sample, held))
-        if answers[-1].status == 204:
-            return replace(report(answers), status="kept", representation=held.representation)
         is_other_version = False
         try:
+            question = self._question(sample, held.installed)
+            answers.append(self._ask(question, held))
+            if answers[-1].status == 204:
+                return replace(report(answers), status="kept", representation=held.representation)
             package = _decode(answers[-1], held)
-        except WrongVersion:
-            # the checksum was right, so this is no damage: the cloud has moved on
-            held = _Held(self._download(answers[-1].headers.get("duet-model-version")))
+        except (WrongVersion, WrongEncoder, InvalidSample) as error:
+            held = _Held(self._served_instead(held, error, answers))
             is_other_version = True
-            answers.append(self._ask(sample, held))
+            question = self._question(sample, held.installed)
+            answers.append(self._ask(question, held))
             package = _decode(answers[-1], held)
         if self._signing_keys:
-            _check_sample(package, held, sample)
+            _check_question(package, held, question)
         _put_in_place(package, held.installed.model, sample)
         self._hold_now(_Held(held.installed, package.representation, package.tag, self._clock()))
         return replace(
@@ -270,11 +284,29 @@ class DuetDevice:
             model_replaced=is_other_version,
         )
 
-    def _ask(self, sample: object, held: _Held) -> Answer:
+    def _question(self, sample: object, installed: InstalledModel) -> Question:
+        if self._encoders is None:
+            return Question.of_sample(sample, installed.model.signature)
+        return Question.of_embedding(self._encoders.of(installed).embed(sample), installed.digest)
+
+    def _served_instead(self, held: _Held, error: DuetError, answers: Sequence[Answer]) -> InstalledModel:
+        """Get the version that the cloud serves now, if an error means that it has moved on; else raise the error."""
+        if isinstance(error, WrongEncoder):
+            return self._download(error.version)
+        if isinstance(error, WrongVersion):
+            # the checksum was right, so this is no damage
+            return self._download(answers[-1].headers.get("duet-model-version"))
+        if self._encoders is None or answers:
+            raise error
+        # nothing in the sample is known to this version, so its encoder cannot ask; another version may know more
+        installed = self._download(None)
+        if installed.digest == held.installed.digest:
+            raise error
+        return installed
+
+    def _ask(self, question: Question, held: _Held) -> Answer:
         model = held.installed.model
-        request = {**self._request, "sample": sample}
-        if isinstance(model.signature, SequenceSignature) and isinstance(sample, Sequence):
-            request["sample"] = list(sample[-model.signature.length :])  # the rest would cost uplink and not be read
+        request = {**self._request, **question.fields}
         if held.tag is not None:
             request["current"] = {
                 "version": held.installed.digest.hex(),
@@ -341,10 +373,9 @@ def _decode(answer: Answer, held: _Held) -> ParameterPackage:
     return ParameterPackage.decode(answer.body, held.installed.model.table, version=held.installed.digest)
 
 
-def _check_sample(package: ParameterPackage, held: _Held, sample: object) -> None:
+def _check_question(package: ParameterPackage, held: _Held, question: Question) -> None:
     """Refuse a package that is genuine, but was recorded when another sample was sent."""
-    canonical = held.installed.model.signature.canonical(sample)
-    if package.tag != tag_of(held.installed.digest, package.representation, canonical):
+    if package.tag != question.tag(held.installed.digest, package.representation):
         raise ForgedPackage(reason="its tag is that of another sample than the one that was sent")
 
 

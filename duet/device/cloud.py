@@ -169,6 +169,14 @@ class Cloud:
         # its hash stands in the manifest
         return self._download("/device-model", {"version": version}, size_bytes).body
 
+    def encoder(self, version: str, size_bytes: int) -> bytes:
+        """Download the encoder of ``version``, of at most the size that its manifest names.
+
+        Raises:
+            DuetError: If the cloud refuses, fails or cannot be reached.
+        """
+        return self._download("/encoder", {"version": version}, size_bytes).body
+
     def parameters(
         self, request: Mapping[str, object], *, budget_ms: float, timeout_s: float, limit_bytes: int
     ) -> Answer:

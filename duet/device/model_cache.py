@@ -3,6 +3,7 @@
     <cache>/<model>/current                  the digest of the version in use, in hexadecimal
     <cache>/<model>/<digest>/manifest.json   hashes to <digest>
     <cache>/<model>/<digest>/device.onnx     hashes to what the manifest says
+    <cache>/<model>/<digest>/encoder.onnx    hashes to what the manifest says; of devices that send embeddings
 
 Every file is written beside its place and renamed, and verified whenever it is read: a damaged entry counts as absent.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from duet.device.runtime import DeviceModel
+from duet.protocol.embedding_upload import ENCODER_FILE
 from duet.protocol.errors import CorruptVersion, InvalidName, NoDeviceModel, UnsupportedManifest
 from duet.protocol.manifest import FILE_NAME, MODEL_NAME, Manifest, digest_of
 
@@ -71,6 +73,23 @@ class ModelCache:
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / DEVICE_FILE, onnx)
         _replace(folder / FILE_NAME, manifest_bytes)
+
+    def read_encoder(self, digest: bytes) -> bytes | None:
+        """Read the encoder of one version, not verified yet, or None if it is absent."""
+        try:
+            return (self._folder / digest.hex() / ENCODER_FILE).read_bytes()
+        except OSError:
+            return None
+
+    def write_encoder(self, digest: bytes, onnx: bytes) -> None:
+        """Keep the verified encoder of one version.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        folder = self._folder / digest.hex()
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / ENCODER_FILE, onnx)
 
     def set_current(self, digest: bytes) -> None:
         """Remember which version is in use.

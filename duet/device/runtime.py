@@ -67,7 +67,7 @@ class DeviceModel:
         Raises:
             NoDeviceModel: If the file cannot be read, is no ONNX graph, or breaks the contract of docs/device.md.
         """
-        session = _open_session(onnx if isinstance(onnx, bytes) else _read(onnx, name), name)
+        session = open_session(onnx if isinstance(onnx, bytes) else _read(onnx, name), name)
         return cls(session, read_device_file(session, name))
 
     @property
@@ -217,7 +217,12 @@ def _read(path: Path, name: str) -> bytes:
         raise NoDeviceModel(model=name, reason=f"{path} cannot be read ({error.strerror})") from error
 
 
-def _open_session(data: bytes, name: str) -> onnxruntime.InferenceSession:
+def open_session(data: bytes, name: str) -> onnxruntime.InferenceSession:
+    """Open a graph on one core: it shares the device with its user.
+
+    Raises:
+        NoDeviceModel: If it is none.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from tests.duet.device.make_fixture import make_device_model
-from tests.duet.device.tiny_network import FIXTURE
+from tests.duet.device.make_fixture import make_device_model, make_encoder
+from tests.duet.device.tiny_network import ENCODER_FIXTURES, FIXTURE
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("duet", "kernels", "deployments", "app", "loadtest")
@@ -62,7 +62,7 @@ def test_the_device_extra_works_where_nothing_of_the_cloud_is_installed(tmp_path
     assert "skipped" not in report
 
 
-def test_the_committed_device_model_is_what_its_script_makes(tmp_path):
+def test_the_committed_graphs_are_what_their_script_makes(tmp_path):
     made = tmp_path / "device.onnx"
     made.write_bytes(make_device_model().SerializeToString())
 
@@ -74,4 +74,6 @@ def test_the_committed_device_model_is_what_its_script_makes(tmp_path):
     items = {"items": np.arange(1, 21).reshape(4, 5)}
     new, committed = (session.run(["scores"], items)[0] for session in sessions)
     np.testing.assert_array_equal(new, committed)
+    for version, path in ENCODER_FIXTURES.items():
+        assert make_encoder(version).SerializeToString() == path.read_bytes()
     assert sessions[0].get_modelmeta().custom_metadata_map == sessions[1].get_modelmeta().custom_metadata_map

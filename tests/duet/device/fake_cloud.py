@@ -1,5 +1,6 @@
 """A cloud inside the test process: the HTTP interface on real protocol code, and every way in which it can fail."""
 
+import base64
 import hashlib
 import json
 from collections import deque
@@ -9,6 +10,7 @@ import httpx
 import numpy as np
 
 import tests.duet.device.tiny_network as tiny
+from duet.protocol.embedding_upload import EmbeddingUpload
 from duet.protocol.manifest import FileRecord, Manifest, Quality, RepresentationRecord, digest_of
 from duet.protocol.package import MEDIA_TYPE, LayerValues, encode_body, seal, tag_of
 from duet.protocol.representation import SHARED, Form, Representation
@@ -54,10 +56,12 @@ def values_for(sample, representation, seed=0):
     return values
 
 
-def manifest_of(onnx, *, model="films", version="v1", files=None):
-    """The manifest of a version with this device model."""
+def manifest_of(onnx, *, model="films", version="v1", files=None, takes_embeddings=True):
+    """The manifest of a version with this device model, and the encoder of these tests."""
     quality = Quality("ndcg@10", "validation", 0.2, (0.1, 0.3))
-    record = FileRecord(hashlib.sha256(onnx).hexdigest(), len(onnx))
+    if files is None:
+        files = {name: record_of(data) for name, data in (("device.onnx", onnx), ("encoder.onnx", encoder_of(version)))}
+    upload = EmbeddingUpload(4, files["encoder.onnx"].sha256) if takes_embeddings and "encoder.onnx" in files else None
     return Manifest(
         model=model,
         version=version,
@@ -71,9 +75,20 @@ def manifest_of(onnx, *, model="films", version="v1", files=None):
         representations=tuple(
             RepresentationRecord(each, tiny.TABLE.package_bytes(each), quality) for each in REPRESENTATIONS
         ),
-        files={"device.onnx": record} if files is None else files,
+        files=files,
         training={},
+        embedding_upload=upload,
     ).to_bytes()
+
+
+def record_of(data):
+    """Hash and size of a file."""
+    return FileRecord(hashlib.sha256(data).hexdigest(), len(data))
+
+
+def encoder_of(version):
+    """The encoder of a version: that of the first, or that of all others."""
+    return tiny.ENCODER_FIXTURES["v1" if version == "v1" else "v2"].read_bytes()
 
 
 class FakeCloud:
@@ -89,9 +104,9 @@ class FakeCloud:
         self._faults: deque[Callable[[httpx.Request], httpx.Response]] = deque()
         self.transport = httpx.MockTransport(self._handle)
 
-    def publish(self, version: str) -> None:
+    def publish(self, version: str, **options: object) -> None:
         """Serve another version from now on."""
-        self.manifests[version] = manifest_of(self.onnx, model=self.model, version=version)
+        self.manifests[version] = manifest_of(self.onnx, model=self.model, version=version, **options)
         self.active = version
 
     @property
@@ -122,8 +137,20 @@ class FakeCloud:
             return httpx.Response(200, content=self.manifests[version])
         if path == "/device-model":
             return httpx.Response(200, content=self.onnx)
+        if path == "/encoder":
+            return httpx.Response(200, content=encoder_of(version))
         asked = json.loads(request.content)
-        tag = tag_of(self.digest, self.representation, tiny.SIGNATURE.canonical(asked["sample"]))
+        embedding, brought = asked.get("embedding"), asked.get("sample")
+        if embedding is None:
+            canonical = tiny.SIGNATURE.canonical(brought)
+        elif embedding["version"] == self.digest.hex():
+            # what the fake generates depends on every byte, so it is to be the right one to the last
+            canonical = base64.b64decode(embedding["values"])
+            brought = [int.from_bytes(canonical)]
+        else:
+            facts = {"served": self.digest.hex(), "version": self.active, "received": embedding["version"]}
+            return problem(409, "wrong_encoder", model=self.model, **facts)(request)
+        tag = tag_of(self.digest, self.representation, canonical, is_embedding=embedding is not None)
         headers = {
             "Duet-Plan": str(self.representation),
             "Duet-Predicted-Ms": "83.5",
@@ -136,9 +163,7 @@ class FakeCloud:
         }
         if (asked.get("current") or {}).get("tag") == tag.hex():
             return httpx.Response(204, headers=headers | {"Duet-Plan": "keep"})
-        return httpx.Response(
-            200, content=self.package(asked["sample"], tag), headers=headers | {"Content-Type": MEDIA_TYPE}
-        )
+        return httpx.Response(200, content=self.package(brought, tag), headers=headers | {"Content-Type": MEDIA_TYPE})
 
     def package(self, sample, tag=bytes(8), *, version=None):
         """Seal the package for a sample."""

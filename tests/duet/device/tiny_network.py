@@ -3,7 +3,11 @@
     h = relu(mean of the items' vectors @ hidden.weight^T + hidden.bias)      [B, 7]
     scores = (h @ output.weight^T + output.bias) @ item_vectors^T             [B, 24]
 
-``make_fixture.py`` writes the same network as fixtures/device.onnx. The items of a pair in ``TIES`` share their vector.
+``make_fixture.py`` writes the same network as fixtures/device.onnx, and the encoders of two versions beside it:
+
+    embedding = mean of the items' vectors @ ENCODERS[version]                [B, 4]
+
+The items of a pair in ``TIES`` share their vector.
 """
 
 from pathlib import Path
@@ -35,6 +39,18 @@ EMBEDDINGS[0] = 0  # padding
 ITEM_VECTORS = _normal(len(VOCABULARY), 6)
 for _first, _second in TIES:
     ITEM_VECTORS[_second - 101] = ITEM_VECTORS[_first - 101]
+
+ENCODERS = {
+    version: np.random.default_rng(seed).normal(size=(8, 4)).astype(np.float32)
+    for seed, version in ((1, "v1"), (2, "v2"))
+}
+ENCODER_FIXTURES = {version: FIXTURE.with_name(f"encoder-{version}.onnx") for version in ENCODERS}
+
+
+def embed(sample, version="v1"):
+    """Make the embedding of a sample as the encoder of a version does."""
+    items = SIGNATURE.arrays([sample], VOCABULARY)["items"][0]
+    return EMBEDDINGS[items].sum(axis=0) / np.float32((items > 0).sum()) @ ENCODERS[version]
 
 
 def forward(sample, parameters):
