@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -62,6 +62,13 @@ SampleText = Annotated[
     typer.Option(
         "--sample",
         help="What the device sends: item ids of your log, oldest first ('1,2,3'), any JSON, or @FILE with either.",
+    ),
+]
+Sends = Annotated[
+    Literal["sample", "embedding"],
+    typer.Option(
+        "--sends",
+        help="What goes up: the sample, or the embedding that the version's encoder makes of it here.",
     ),
 ]
 ApiKey = Annotated[

@@ -11,6 +11,7 @@ from app.commands.arguments import (
     LinkText,
     ModelName,
     SampleText,
+    Sends,
     ServerUrl,
     SigningKeyFile,
     read_link,
@@ -34,6 +35,7 @@ def device(
     url: ServerUrl = "http://127.0.0.1:8000",
     budget_ms: BudgetMs = 200,
     link: LinkText = "lte",
+    sends: Sends = "sample",
     k: Annotated[int, typer.Option("--k", min=1, help="Length of the two lists.")] = 10,
     cache: Annotated[Path, typer.Option(help="Where device models are kept; each version is downloaded once.")] = CACHE,
     api_key: ApiKey = None,
@@ -41,7 +43,7 @@ def device(
 ) -> None:
     """Predict as a device would, with the shared parameters and with those the cloud generates for this sample.
 
-    Both predictions run here, on ONNX Runtime; only the sample goes up and only parameters come down.
+    Both predictions run here, on ONNX Runtime; the sample or its embedding goes up, and only parameters come down.
     """
     from rich import print as rich_print
 
@@ -56,6 +58,7 @@ def device(
         cache=cache.expanduser(),
         link=connection,
         budget_ms=budget_ms,
+        sends=sends,
         api_key=api_key,
         signing_key=read_signing_keys(signing_key),
     ) as phone:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,12 +14,16 @@ from app.commands.arguments import (
     LinkText,
     ModelName,
     SampleText,
+    Sends,
     ServerUrl,
     SigningKeyFile,
     read_link,
     read_sample,
     read_signing_keys,
 )
+
+if TYPE_CHECKING:
+    from duet.device.cloud import Cloud
 
 # more than any package of a model that fits on a device
 LIMIT_BYTES = 256 * 2**20
@@ -33,6 +37,7 @@ def generate(
     url: ServerUrl = "http://127.0.0.1:8000",
     budget_ms: BudgetMs = 200,
     link: LinkText = "lte",
+    sends: Sends = "sample",
     form: Annotated[list[str] | None, typer.Option(help="Accept only this form: factors, full, composed.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Accept only this dtype: float32, float16, int8.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the package to this file.")] = None,
@@ -50,8 +55,11 @@ def generate(
     request = _request(sample, link, form or [], dtype or [])
     signing_keys = read_signing_keys(signing_key)
     with Cloud(url, model, api_key=api_key, signing_keys=signing_keys) as cloud:
-        signature = Manifest.from_bytes(cloud.manifest(), cloud.url).signature
+        manifest_bytes = cloud.manifest()
+        signature = Manifest.from_bytes(manifest_bytes, cloud.url).signature
         request["sample"] = read_sample(sample, item_type=str(signature.get("item_type", "any")))
+        if sends == "embedding":
+            request |= _embedded(cloud, model, manifest_bytes, request.pop("sample"))
         started_s = perf_counter()
         answer = cloud.parameters(
             request, budget_ms=budget_ms, timeout_s=PATIENCE_S + budget_ms / 1000, limit_bytes=LIMIT_BYTES
@@ -87,6 +95,19 @@ def _request(sample: str, link: str, forms: list[str], dtypes: list[str]) -> dic
             "dtypes": dtypes or ["float32", "float16", "int8"],
         }
     return request
+
+
+def _embedded(cloud: "Cloud", model: str, manifest_bytes: bytes, sample: object) -> Mapping[str, object]:
+    """Make the embedding as a device does; it takes two more downloads: the device model has the vocabulary."""
+    from duet.device.encoders import DeviceEncoder, download_encoder
+    from duet.device.model_cache import DEVICE_FILE, install, read_manifest
+    from duet.device.question import Question
+
+    manifest = read_manifest(model, manifest_bytes)
+    onnx = cloud.device_model(manifest.version, manifest.files[DEVICE_FILE].bytes)
+    installed = install(model, manifest_bytes, onnx)
+    encoder = DeviceEncoder.load(download_encoder(cloud, installed), installed)
+    return Question.of_embedding(encoder.embed(sample), installed.digest).fields
 
 
 def _print_times(headers: Mapping[str, str], round_trip_ms: float) -> None:

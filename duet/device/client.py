@@ -268,7 +268,7 @@ class DuetDevice:
                 return replace(report(answers), status="kept", representation=held.representation)
             package = _decode(answers[-1], held)
         except (WrongVersion, WrongEncoder, InvalidSample) as error:
-            held = _Held(self._served_instead(held, error, answers))
+            held = _Held(self._served_instead(error, answers))
             is_other_version = True
             question = self._question(sample, held.installed)
             answers.append(self._ask(question, held))
@@ -289,7 +289,7 @@ class DuetDevice:
             return Question.of_sample(sample, installed.model.signature)
         return Question.of_embedding(self._encoders.of(installed).embed(sample), installed.digest)
 
-    def _served_instead(self, held: _Held, error: DuetError, answers: Sequence[Answer]) -> InstalledModel:
+    def _served_instead(self, error: DuetError, answers: Sequence[Answer]) -> InstalledModel:
         """Get the version that the cloud serves now, if an error means that it has moved on; else raise the error."""
         if isinstance(error, WrongEncoder):
             return self._download(error.version)
@@ -299,10 +299,7 @@ class DuetDevice:
         if self._encoders is None or answers:
             raise error
         # nothing in the sample is known to this version, so its encoder cannot ask; another version may know more
-        installed = self._download(None)
-        if installed.digest == held.installed.digest:
-            raise error
-        return installed
+        return self._download(None)
 
     def _ask(self, question: Question, held: _Held) -> Answer:
         model = held.installed.model

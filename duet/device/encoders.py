@@ -33,7 +33,7 @@ class DeviceEncoder:
         Raises:
             NoEncoder: If the version takes no embeddings, the hash is another one, or the graph is of something else.
         """
-        upload, name = declared(installed), installed.manifest.model
+        upload, name = _declared(installed), installed.manifest.model
         if hashlib.sha256(onnx).hexdigest() != upload.encoder_sha256:
             reason = f"the {len(onnx)} bytes of {ENCODER_FILE} are not those that the manifest hashes"
             raise NoEncoder(model=name, reason=reason)
@@ -94,20 +94,25 @@ class Encoders:
             return None  # damaged: it is downloaded again
 
     def _downloaded(self, installed: InstalledModel) -> DeviceEncoder:
-        declared(installed)
-        manifest = installed.manifest
-        onnx = self._cloud.encoder(manifest.version, manifest.files[ENCODER_FILE].bytes)
+        onnx = download_encoder(self._cloud, installed)
         encoder = DeviceEncoder.load(onnx, installed)
         self._on_disk(lambda: self._cache.write_encoder(installed.digest, onnx))
         return encoder
 
 
-def declared(installed: InstalledModel) -> EmbeddingUpload:
-    """Read what a version says of embeddings.
+def download_encoder(cloud: Cloud, installed: InstalledModel) -> bytes:
+    """Get the encoder of a version, not verified yet.
 
     Raises:
-        NoEncoder: If it takes none.
+        NoEncoder: If the version takes no embeddings.
+        DuetError: If the cloud refuses, fails or cannot be reached.
     """
+    _declared(installed)
+    manifest = installed.manifest
+    return cloud.encoder(manifest.version, manifest.files[ENCODER_FILE].bytes)
+
+
+def _declared(installed: InstalledModel) -> EmbeddingUpload:
     manifest = installed.manifest
     if manifest.embedding_upload is None:
         raise NoEncoder(model=manifest.model, reason=f"its version {manifest.version} takes no embeddings")

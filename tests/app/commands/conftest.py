@@ -133,7 +133,8 @@ def _handler(cloud: FakeCloud) -> type[BaseHTTPRequestHandler]:
                 return
             is_download = "/device-model" in self.path
             cloud.downloads += is_download
-            name = "device.onnx" if is_download else "manifest.json"
+            graphs = {"device-model": "device.onnx", "encoder": "encoder.onnx"}
+            name = graphs.get(self.path.split("?")[0].split("/")[-1], "manifest.json")
             self._answer(200, (cloud.version.folder / name).read_bytes(), {})
 
         def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:

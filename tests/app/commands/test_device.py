@@ -34,6 +34,15 @@ def test_both_lists_are_what_the_device_model_says_before_and_after_the_swap(clo
     assert before.titles != after.titles
 
 
+def test_an_embedding_goes_up_in_the_place_of_the_sample(cloud: FakeCloud, tmp_path: Path) -> None:
+    result = duet_device(cloud, tmp_path, "--sends", "embedding")
+
+    (request,) = cloud.requests
+    assert result.exit_code == 0
+    assert set(request["embedding"]) == {"version", "values"}
+    assert "sample" not in request
+
+
 def test_what_moved_says_from_where_and_what_was_not_there_is_new(cloud: FakeCloud, tmp_path: Path) -> None:
     result = duet_device(cloud, tmp_path, "--k", "5")
 

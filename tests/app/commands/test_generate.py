@@ -1,5 +1,6 @@
 """``duet generate`` against a cloud that answers over HTTP."""
 
+import base64
 import socket
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.commands import app
+from deployments.encoder import Encoder
 from tests.app.commands.conftest import FakeCloud, with_text_ids
 
 
@@ -32,6 +34,26 @@ def test_the_request_says_what_the_options_say(cloud: FakeCloud) -> None:
     assert request["budget_ms"] == 80
     assert request["link"] == {"down_kbps": 9000, "up_kbps": 1500, "rtt_ms": 60}
     assert request["accepts"] == {"forms": ["factors", "full", "composed", "shared"], "dtypes": ["int8"]}
+
+
+def test_an_embedding_goes_up_in_the_place_of_the_sample(cloud: FakeCloud) -> None:
+    result = duet_generate(cloud, "--sends", "embedding")
+
+    (request,) = cloud.requests
+    encoder = Encoder(cloud.version.folder.parents[1])
+    (row,) = encoder.encode([[101, 103]], model="tiny", version="v1")
+    values = base64.b64encode(row.astype("<f2").tobytes()).decode()
+    assert result.exit_code == 0
+    assert request["embedding"] == {"version": cloud.version.digest.hex(), "values": values}
+    assert "sample" not in request
+
+
+def test_an_encoder_is_not_run_on_what_the_version_does_not_know(cloud: FakeCloud) -> None:
+    result = duet_generate(cloud, "--sends", "embedding", sample="no-such-item")
+
+    assert result.exit_code == 2
+    assert "known item id" in result.stderr
+    assert not cloud.requests
 
 
 def test_a_profile_goes_by_its_name_and_everything_is_accepted_by_default(cloud: FakeCloud) -> None:
@@ -130,6 +152,7 @@ def test_no_server_at_the_address_is_one_line() -> None:
         (["--budget-ms", "0"], "--budget-ms"),
         (["--budget-ms", "1e99"], "--budget-ms"),
         (["--budget-ms", "nan"], "--budget-ms"),
+        (["--sends", "both"], "--sends"),
         (["--url", "ftp://cloud"], "ftp://cloud"),
         (["--url", "http://[::1"], "http://[::1"),
         (["--url", "http://a:b"], "http://a:b"),

@@ -203,6 +203,18 @@ def test_a_sample_of_which_the_version_knows_nothing_is_not_sent_and_asks_whethe
     assert (len(cloud.asked), cloud.downloads[3:]) == (before, ["/"])
 
 
+def test_a_sample_of_which_only_the_next_version_knows_something_brings_that_version(device, cloud):
+    device.update(SAMPLE)
+    assert cloud.onnx.count(b"124") == 1  # in the vocabulary
+    cloud.onnx = cloud.onnx.replace(b"124", b"999")
+    cloud.publish("v2")
+
+    update = device.update([999])
+
+    assert (update.status, update.model_replaced, device.manifest.version) == ("updated", True, "v2")
+    np.testing.assert_allclose(sent(cloud.asked[-1]), tiny.embed([124], "v2"), rtol=2**-11, atol=1e-6)
+
+
 def test_a_sample_that_is_none_is_refused_without_a_word_to_the_cloud(device, cloud):
     device.update(SAMPLE)
     before = len(cloud.requests)
