@@ -283,7 +283,8 @@ expect slightly less on new ones.
 {rows}
 
 **Limits.** It ranks items of its vocabulary only; unknown ids in a sample are ignored. Quality on devices that behave
-unlike the training users is not known. What is uploaded is the sample itself.
+unlike the training users is not known. What is uploaded is the sample itself, or its embedding, from
+which much of the sample can be inferred.
 """
 
 

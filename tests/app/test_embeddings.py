@@ -1,5 +1,6 @@
 """A device may send the embedding of its sample: it gets the same parameters, or is told why it cannot have them."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +21,7 @@ from app.offers import JSON
 from app.settings import AppSettings
 from deployments.encoder import Encoder
 from deployments.pipeline import Pipeline
+from duet.device import DuetDevice
 from duet.protocol.budget import Link
 from duet.protocol.canonical_json import encode_json
 from duet.protocol.package import ParameterPackage
@@ -245,6 +247,48 @@ async def test_each_device_is_asked_for_the_embedding_of_the_version_it_gets(tmp
     assert on_trial == [(200, 409), (409, 200)]
     assert rolled_over == [(409, 200), (409, 200)]
     assert rolled_back == [(200, 409), (200, 409)]
+
+
+class Bridge(httpx.BaseTransport):
+    """Carries the requests of a device in a thread to an application in this event loop."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client, self._loop = client, asyncio.get_running_loop()
+        self.bodies: list[bytes] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.bodies.append(request.read())
+        asked = self._client.request(request.method, request.url, content=request.content, headers=request.headers)
+        answer = asyncio.run_coroutine_threadsafe(asked, self._loop).result(30)
+        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+
+
+async def test_a_device_gets_the_same_for_its_embedding_and_follows_a_rollover(tmp_path: Path) -> None:
+    for seed, version in enumerate(("v1", "v2")):
+        write_version(tmp_path, version=version, seed=seed)
+    registry = Registry(tmp_path)
+    registry.activate("tiny", "v1")
+    async with served(tmp_path) as (client, gateway):
+        bridge = Bridge(client)
+        options = {"cache": tmp_path / "cache", "transport": bridge, "budget_ms": 10_000, "timeout_s": 30}
+        sampling = DuetDevice("http://test", "tiny", device_id="a", **options)
+        embedding = DuetDevice("http://test", "tiny", device_id="b", sends="embedding", **options)
+
+        for version in ("v1", "v2"):
+            registry.activate("tiny", version)
+            await gateway.catalog.refresh()
+            expected = await asyncio.to_thread(sampling.update, SAMPLE, raise_on_error=True)
+            before = len(bridge.bodies)
+            update = await asyncio.to_thread(embedding.update, SAMPLE, raise_on_error=True)
+            again = await asyncio.to_thread(embedding.update, SAMPLE, raise_on_error=True)
+
+            assert (update.status, again.status, update.representation) == ("updated", "kept", expected.representation)
+            assert embedding.manifest.version == version
+            # the rounding moves scores by some 3e-4 here, and the generated parameters by more than 2
+            expected_scores = sampling.model.scores(SAMPLE)
+            np.testing.assert_allclose(embedding.model.scores(SAMPLE), expected_scores, rtol=0, atol=2e-3)
+            assert np.abs(embedding.model.with_shared().scores(SAMPLE) - expected_scores).max() > 1
+            assert not [content for content in bridge.bodies[before:] if b"sample" in content]
 
 
 async def test_no_embedding_counts_against_a_canary(tmp_path: Path) -> None:

@@ -11,9 +11,12 @@ from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file
 
+from duet.device.encoders import DeviceEncoder
+from duet.device.model_cache import install
 from duet.device.runtime import DeviceModel
 from duet.evaluation.representations import Generated, device_ranks, offered_representations
 from duet.networks.personalized_parameters_generator import head_segments
+from duet.protocol.embedding_upload import EmbeddingUpload
 from duet.protocol.errors import CorruptVersion, UnsupportedManifest, UnusableRun, VersionExists
 from duet.protocol.package import LayerValues, ParameterPackage, encode_body, seal
 from duet.protocol.representation import Dtype, Form, Representation
@@ -47,6 +50,24 @@ def test_a_published_version_opens_and_is_what_was_returned(tiny_version):
 
     assert opened == tiny_version
     assert set(opened.manifest.files) == FILES
+
+
+def test_a_version_declares_the_embeddings_of_its_own_encoder(tiny_version):
+    manifest = tiny_version.manifest
+
+    assert manifest.embedding_upload == EmbeddingUpload(6, manifest.files["encoder.onnx"].sha256)
+
+
+def test_an_embedding_of_the_published_encoder_is_that_of_the_device(tiny_version):
+    onnx = {name: tiny_version.path(name).read_bytes() for name in ("device.onnx", "encoder.onnx")}
+    installed = install("tiny", tiny_version.manifest_bytes, onnx["device.onnx"])
+    sample = list(tiny_version.vocabulary().ids[:3])
+    items = tiny_version.signature().arrays([sample], tiny_version.vocabulary())
+
+    canonical = DeviceEncoder.load(onnx["encoder.onnx"], installed).embed(sample)
+
+    (expected,) = session(tiny_version, "encoder.onnx").run(["embedding"], items)[0]
+    assert canonical == expected.astype("<f2").tobytes()
 
 
 def test_the_manifest_says_what_the_version_can_do_and_where_it_comes_from(tiny_version, tiny_config):
@@ -360,9 +381,9 @@ def test_an_edited_file_is_refused_by_name(copied, name):
 
 def test_a_version_of_a_future_format_is_refused_with_what_is_known(copied):
     path = copied / "tiny" / "v1" / "manifest.json"
-    path.write_bytes(path.read_bytes().replace(b'"format":1', b'"format":2'))
+    path.write_bytes(path.read_bytes().replace(b'"format":2', b'"format":3'))
 
-    with pytest.raises(UnsupportedManifest, match="2"):
+    with pytest.raises(UnsupportedManifest, match="3"):
         Registry(copied).open("tiny", "v1")
 
 
