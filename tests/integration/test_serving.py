@@ -1,5 +1,6 @@
 """Over real HTTP: both placements answer devices, and whatever comes in gets a 4xx that says what to do."""
 
+import base64
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import safetensors.numpy
 import yaml
@@ -111,6 +113,27 @@ def test_every_representation_scores_on_the_device_as_computed_in_the_cloud(
             expected = computed_scores(published, "full" if form == "full" else "factors")
             tolerance = {Dtype.FLOAT32: 1e-4, Dtype.FLOAT16: 1e-2, Dtype.INT8: 0.15}[package.representation.dtype]
             np.testing.assert_allclose(scores, expected, atol=tolerance)
+
+
+def embedded(published: PublishedVersion) -> dict[str, Any]:
+    """The request for the parameters of the same sample, with its embedding."""
+    encoder = onnxruntime.InferenceSession(published.path("encoder.onnx"), providers=["CPUExecutionProvider"])
+    ((embedding,),) = encoder.run(["embedding"], SIGNATURE.arrays([BODY["sample"]], published.vocabulary()))
+    values = base64.b64encode(embedding.astype("<f2").tobytes()).decode()
+    request = BODY | {"embedding": {"version": published.digest.hex(), "values": values}}
+    del request["sample"]
+    return request
+
+
+def test_an_embedding_gets_what_its_sample_gets(client: httpx.Client, published: PublishedVersion) -> None:
+    answers = [client.post(URL, json=body) for body in (BODY, embedded(published))]
+
+    first, second = (ParameterPackage.decode(answer.content, TABLE, version=published.digest) for answer in answers)
+    assert client.get("/v1/models/tiny/encoder").content == published.path("encoder.onnx").read_bytes()
+    assert first.tag != second.tag
+    for name, layer in first.values().items():
+        # eight numbers, rounded by 2^-12 at most, times weights of a deviation of 0.5
+        np.testing.assert_allclose(second.values()[name].weight, layer.weight, rtol=0, atol=4e-3)
 
 
 def test_a_replica_writes_its_log_with_time_level_and_logger(server: RunningServer) -> None:
@@ -325,6 +348,7 @@ def test_serve_run_starts_the_split_placement_of_serve_config(repository: Path, 
             time.sleep(0.1)
         assert is_ready(client), (tmp_path / "log").read_text()
         answer = client.post(URL, json=BODY)
+        of_embedding = client.post(URL, json=embedded(Registry(repository).open("tiny", "v1")))
         refusal = client.post(URL, json=BODY | {"sample": []})
         counts = scraped_until(str(client.base_url), lambda values: refusals(values) == 1)
 
@@ -334,7 +358,10 @@ def test_serve_run_starts_the_split_placement_of_serve_config(repository: Path, 
     assert "generate;dur=" in answer.headers["server-timing"]
     problem(refusal, 422, "invalid_sample", "remedy")
     assert refusals(counts) == 1
-    assert value(counts, "stage_ms_count", model="tiny", stage="generate") == 1
+    assert value(counts, "stage_ms_count", model="tiny", stage="generate") == 2
+    values, again = (ParameterPackage.decode(each.content, TABLE).values() for each in (answer, of_embedding))
+    for name in values:
+        np.testing.assert_allclose(again[name].weight, values[name].weight, rtol=0, atol=4e-3)
 
 
 def refusals(values: Values) -> float | None:
