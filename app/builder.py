@@ -4,6 +4,7 @@ Annotations stay objects here: Ray checks the arguments by the one of ``build_ap
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from app.metadata import MetadataReader, ray_endpoints
 from app.schemas import GatewayState
 from app.settings import AppSettings
 from app.telemetry import Telemetry
-from deployments.handles import ask_every_replica
+from deployments.fan_out import FanOut
+from deployments.handles import ask_every_replica, count_replicas
 from deployments.logs import configure_logs
 from deployments.metrics_export import RayGauges
 from deployments.pipeline import ColocatedPipeline, Pipeline, SplitPipeline
@@ -50,6 +52,10 @@ class GatewayReplica:
         self._gateway = Gateway(settings, pipeline, peers=_ask_every_gateway, telemetry=self._telemetry)
         await self._gateway.start()
         self._telemetry.start(self._gateway, RayGauges())
+        counts = [partial(count_replicas, stage) for stage in stages]
+        self._fan_out = FanOut(counts, _count_gateways, least=settings.batches_in_flight) if stages else None
+        if self._fan_out is not None:
+            self._fan_out.follow(self._gateway.widen, every_s=settings.refresh_s)
         self._api = build_api(
             self._gateway,
             body_limit_bytes=settings.body_limit_bytes,
@@ -78,6 +84,8 @@ class GatewayReplica:
     async def __del__(self) -> None:  # Serve awaits it before it ends the process
         if self._listener is not None:
             await self._listener.stop()
+        if self._fan_out is not None:
+            await self._fan_out.stop()
         await self._gateway.stop()
         await self._telemetry.stop()
 
@@ -124,8 +132,16 @@ def wire(settings: AppSettings, generator_replica: type, **generator_options: ob
 
 
 async def _ask_every_gateway(model: str) -> Sequence[object]:
+    return await ask_every_replica(_gateways(), "state", model)
+
+
+async def _count_gateways() -> int:
+    return await count_replicas(_gateways())
+
+
+def _gateways() -> Any:
     context = serve.get_replica_context()
-    return await ask_every_replica(serve.get_deployment_handle(context.deployment, context.app_name), "state", model)
+    return serve.get_deployment_handle(context.deployment, context.app_name)
 
 
 def _deployment(replica: type, name: str, requests: int, **resources: float) -> serve.Deployment:

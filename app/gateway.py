@@ -79,7 +79,8 @@ class Gateway:
         self.telemetry = telemetry or Telemetry(clock=clock)
         in_flight = settings.batches_in_flight if settings.placement == "split" else 1
         limits = BatchLimits(settings.max_batch, settings.max_queued, in_flight)
-        most = limits.max_queued + limits.max_batch * limits.in_flight
+        self._settings = settings
+        most = self._most_inside(in_flight)
         self._limit = ConcurrencyLimit(least=min(_LEAST_INSIDE, most), most=most)
         self._pipeline, self._clock = pipeline, clock
         self._batcher = DispatchWhenFreeBatcher[Order, Answered](
@@ -93,6 +94,11 @@ class Gateway:
             canary_limit=CanaryLimit(settings.canary_min_requests, settings.canary_margin),
         )
         self.rollouts = Rollouts(self.catalog, peers)
+
+    def widen(self, batches: int) -> None:
+        """Have up to so many batches on their way to the stages at once, and let as many more requests in."""
+        self._batcher.widen(batches)
+        self._limit.resize(self._most_inside(batches))
 
     async def start(self) -> None:
         """Prepare every active version.
@@ -324,6 +330,9 @@ class Gateway:
             "Duet-Tag": call.tag(held).hex(),
         }
         return GatewayAnswer(204, headers)
+
+    def _most_inside(self, batches: int) -> int:
+        return self._settings.max_queued + self._settings.max_batch * batches
 
     def _elapsed_ms(self, call: Call) -> float:
         return (self._clock() - call.started_s) * 1000

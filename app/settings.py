@@ -48,7 +48,8 @@ class AppSettings(BaseModel):
     max_batch: PositiveInt = Field(default=64, description="Most requests in one batch.")
     max_queued: PositiveInt = Field(default=256, description="Most requests that wait for a batch; one more gets 429.")
     batches_in_flight: PositiveInt = Field(
-        default=2, description="Batches between gateway and stages at once, in split placement."
+        default=2,
+        description="Batches between gateway and stages at once, in split placement; more where stages have replicas.",
     )
     intra_op_threads: PositiveInt = Field(default=1, description="Threads of one operation in a stage.")
     body_limit_bytes: PositiveInt = Field(default=2**20, description="Largest request body; a larger one gets 413.")

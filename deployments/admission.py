@@ -45,6 +45,18 @@ class ConcurrencyLimit:
         """Requests of the highest priority that may be inside at once."""
         return int(self._limit)
 
+    def resize(self, most: int) -> None:
+        """Let it rise to another height; where it has fallen, it stays.
+
+        Raises:
+            ValueError: If that is below the least.
+        """
+        if most < self._least:
+            raise ValueError(f"Expected at least {self._least}, got {most}.")
+        has_fallen = self._limit < self._most
+        self._limit = min(self._limit, float(most)) if has_fallen else float(most)
+        self._most = most
+
     @property
     def inside(self) -> int:
         """Requests that have entered and not left."""

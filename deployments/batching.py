@@ -11,7 +11,9 @@ import heapq
 import math
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from contextvars import Context
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from deployments.compute_estimate import ComputeEstimate
@@ -56,6 +58,15 @@ class _Entry(Generic[Item, Result]):
     key: Hashable = field(compare=False)
     item: Item = field(compare=False)
     future: "asyncio.Future[Batched[Result]]" = field(compare=False)
+    batch: "_Batch[Item, Result] | None" = field(default=None, compare=False)
+
+
+@dataclass(eq=False, slots=True)
+class _Batch(Generic[Item, Result]):
+    entries: "list[_Entry[Item, Result]]"
+    task: "asyncio.Task[None]"
+    started_s: float
+    predicted_ms: float
 
 
 @dataclass
@@ -69,7 +80,8 @@ class _Cost:
 class DispatchWhenFreeBatcher(Generic[Item, Result]):
     """Gathers single requests into batches of one key, as described above.
 
-    Belongs to one event loop. Requests whose caller has gone, or whose deadline has passed, never reach ``run``.
+    Belongs to one event loop. Requests whose caller has gone, or whose deadline has passed, never reach ``run``, and a
+    batch all of whose callers have gone is cancelled.
     """
 
     def __init__(
@@ -118,12 +130,17 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Batched[Result]] = loop.create_future()
         self._arrivals += 1
-        heapq.heappush(self._waiting, _Entry(priority, deadline_s, self._arrivals, self._clock(), key, item, future))
+        entry = _Entry(priority, deadline_s, self._arrivals, self._clock(), key, item, future)
+        heapq.heappush(self._waiting, entry)
         if not self._is_scheduled:
             # at the end of this turn of the loop, so that requests read from the sockets together leave together
             self._is_scheduled = True
             loop.call_soon(self._dispatch)
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            _leave(entry)
+            raise
 
     def predicted_ms(self, key: Hashable) -> float:
         """Estimate queue and compute of a request that would arrive now."""
@@ -151,15 +168,31 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         """Requests that wait for a batch."""
         return len(self._waiting)
 
+    def widen(self, in_flight: int) -> None:
+        """Run so many batches at once from now on; those that run already go on.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        if in_flight < 1:
+            raise ValueError(f"Expected at least one batch in flight, got {in_flight}.")
+        self._limits = replace(self._limits, in_flight=in_flight)
+        self._dispatch()
+
     def _dispatch(self) -> None:
         self._is_scheduled = False
         while len(self._running) < self._limits.in_flight and (batch := self._form_batch()):
             predicted_ms = self._cost(batch[0].key).estimate.predict_ms(len(batch))
-            task = asyncio.get_running_loop().create_task(self._execute(batch))
-            self._running[batch[0].sequence] = self._clock() + predicted_ms / 1000
+            # in a context of its own: a batch is not a part of the request that happens to set it off, and what Serve
+            # does with that one when its device hangs up, cancelling its calls to other replicas, is not for the others
+            task = asyncio.get_running_loop().create_task(self._execute(batch), context=Context())
+            together = _Batch(batch, task, self._clock(), predicted_ms)
+            for entry in batch:
+                entry.batch = together
+            self._running[batch[0].sequence] = together.started_s + predicted_ms / 1000
             # the loop itself holds its tasks by weak references only
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._ended, together))
 
     def _form_batch(self) -> list[_Entry[Item, Result]]:
         """Take the most urgent request and those of its key, as many as all have time for; put the others back."""
@@ -208,9 +241,8 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             self._learn(batch[0].key, len(batch), started_s)
         except Exception as error:
             outcomes = [(entry, error) for entry in batch]
-        finally:
-            # before anybody who waits is told, so that who asks again finds the slot free
-            del self._running[batch[0].sequence]
+        # before anybody who waits is told, so that who asks again finds the slot free
+        del self._running[batch[0].sequence]
         for entry, result in outcomes:
             if entry.future.done():
                 continue
@@ -219,6 +251,19 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             else:
                 queue_ms = (started_s - entry.arrived_s) * 1000
                 entry.future.set_result(Batched(result, queue_ms, len(batch)))
+        self._dispatch()
+
+    def _ended(self, batch: _Batch[Item, Result], task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if self._running.pop(batch.entries[0].sequence, None) is None:
+            return
+        # cancelled, perhaps before it began
+        if (self._clock() - batch.started_s) * 1000 > batch.predicted_ms:
+            # everybody's time ran out: it would have taken even longer, and without this nothing would ever be learnt
+            self._learn(batch.entries[0].key, len(batch.entries), batch.started_s)
+        for entry in batch.entries:
+            if not entry.future.done():
+                entry.future.set_exception(RuntimeError("Expected the batch to run to its end, got it cancelled."))
         self._dispatch()
 
     def _forget_the_gone(self) -> None:
@@ -234,6 +279,12 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
 
     def _cost(self, key: Hashable) -> _Cost:
         return self._costs.setdefault(key, _Cost())
+
+
+def _leave(entry: _Entry[Item, Result]) -> None:
+    """Cancel the batch of an entry whose caller has gone, unless anybody else waits for it."""
+    if entry.batch is not None and all(other.future.done() for other in entry.batch.entries):
+        entry.batch.task.cancel()
 
 
 def _is_gone(entry: _Entry[Item, Result], now_s: float) -> bool:

@@ -34,6 +34,17 @@ async def ask_every_replica(handle: Any, method: str, *arguments: object) -> lis
     return answers
 
 
+async def count_replicas(handle: Any) -> int:
+    """Count the replicas of a deployment that run now and pass their health check."""
+    try:
+        answers = await ask_every_replica(handle, "check_health")
+    except Exception as error:
+        if is_outage(error):
+            return 0
+        raise
+    return sum(not isinstance(answer, BaseException) for answer in answers)
+
+
 async def passed_on(response: Any) -> Any:
     """Turn the response of one deployment into an argument for the next.
 

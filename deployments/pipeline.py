@@ -213,16 +213,23 @@ class SplitPipeline:
         tags, answers = [order.tag for order in orders], [order.answer for order in orders]
         remaining_ms = (max(order.deadline_s for order in orders) - self._clock()) * 1000
         samples = [order.sample for order in orders]
+        calls: list[Any] = []
         try:
             ready = ready_embeddings(samples)
             if ready is None:
-                embeddings = await passed_on(self._encoder.encode.remote(samples, **batch, remaining_ms=remaining_ms))
+                calls.append(self._encoder.encode.remote(samples, **batch, remaining_ms=remaining_ms))
+                embeddings = await passed_on(calls[-1])
             else:  # nothing to encode: a hop less
                 embeddings = Timed(ready, StageTimes(), remaining_ms)
-            bodies = self._generator.generate.remote(embeddings, representations, **batch)
-            contents: Timed[list[bytes | GenerationError]] = await self._composer.compose.remote(
-                await passed_on(bodies), representations, tags=tags, answers=answers, **batch
-            )
+            calls.append(self._generator.generate.remote(embeddings, representations, **batch))
+            further = {"tags": tags, "answers": answers}
+            calls.append(self._composer.compose.remote(await passed_on(calls[-1]), representations, **further, **batch))
+            contents: Timed[list[bytes | GenerationError]] = await calls[-1]
+        except asyncio.CancelledError:
+            # nobody waits for the batch any more; a stage that computes it already goes on to the end
+            for call in calls:
+                call.cancel()
+            raise
         except Exception as error:
             raise _cause(error, model, version) from error
         return _outcomes(contents.value, contents.times)

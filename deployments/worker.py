@@ -22,10 +22,21 @@ class Worker:
         self._thread, self._backlog = ThreadPoolExecutor(1, name), Backlog()
 
     async def run(self, size: int, compute: Callable[[], Value]) -> Value:
-        """Compute a batch of ``size``; whoever is cancelled before its batch begins takes it out of the queue."""
+        """Compute a batch of ``size``.
+
+        Whoever is cancelled before its batch begins takes it out of the queue. What has begun cannot be stopped on a
+        thread: it is waited for, so that nobody takes the worker for free meanwhile.
+        """
         ticket = self._backlog.arrive(size)
+        running = self._thread.submit(self._compute, ticket, compute)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, ticket, compute)
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            if not running.cancelled():
+                ended = asyncio.wrap_future(running)
+                await asyncio.wait([ended])
+                ended.exception()  # nobody is left to be told of it
+            raise
         finally:
             self._backlog.leave(ticket)
 

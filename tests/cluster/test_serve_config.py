@@ -23,7 +23,6 @@ OVERRIDES: dict[str, object] = {
     "http_options.host": "0.0.0.0",
     "args.models": "/models",
     "args.accelerator": "cuda",
-    "args.batches_in_flight": 4,
     "Gateway.max_replicas_per_node": 1,
     **{f"{name}.ray_actor_options.num_cpus": 1 for name in ("Gateway", *STAGES)},
     **{f"{name}.ray_actor_options.label_selector.pool": "cpu" for name in ("Gateway", "Encoder", "Composer")},

@@ -130,3 +130,33 @@ def test_whatever_happens_it_stays_within_its_bounds(events: list[tuple[str, Pri
 def test_bounds_that_contradict_each_other_are_refused(least: int, most: int) -> None:
     with pytest.raises(ValueError, match="1 <= least <= most"):
         ConcurrencyLimit(least=least, most=most)
+
+
+def test_a_limit_that_was_not_felt_goes_where_the_most_goes() -> None:
+    limit = ConcurrencyLimit(least=2, most=100)
+
+    limit.resize(150)
+    grown = limit.limit
+    limit.resize(80)
+
+    assert (grown, limit.limit) == (150, 80)
+
+
+def test_a_limit_that_has_fallen_stays_where_lateness_put_it() -> None:
+    limit = ConcurrencyLimit(least=2, most=100)
+    for _ in range(100):
+        limit.enter("high")
+        limit.leave(is_late=True)
+    fallen = limit.limit
+
+    limit.resize(150)
+    kept = limit.limit
+    limit.resize(50)
+
+    assert fallen < 100
+    assert (kept, limit.limit) == (fallen, 50)
+
+
+def test_a_most_below_the_least_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        ConcurrencyLimit(least=2, most=100).resize(1)

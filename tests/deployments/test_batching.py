@@ -27,8 +27,10 @@ class Worker:
         self.batches.append(list(items))
         self.running += 1
         self.most_running = max(self.running, self.most_running)
-        await pass_seconds(self.batch_s)
-        self.running -= 1
+        try:
+            await pass_seconds(self.batch_s)
+        finally:
+            self.running -= 1
         return [f"done {item}" for item in items]
 
 

@@ -54,6 +54,31 @@ async def test_a_batch_that_is_cancelled_in_the_queue_is_never_computed(release:
     assert (before[QUEUE], after[QUEUE], computed) == (1, 0, [])
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_batch_that_is_cancelled_while_it_runs_keeps_the_worker_busy_to_its_end(
+    release: threading.Event, fails: bool
+) -> None:
+    worker, began = Worker("stage"), threading.Event()
+
+    def compute() -> None:
+        began.set()
+        release.wait()
+        if fails:
+            raise ZeroDivisionError
+
+    running = asyncio.create_task(worker.run(1, compute))
+    await asyncio.to_thread(began.wait)
+    running.cancel()
+    await asyncio.wait([running], timeout=0.05)
+    was_done = running.done()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert not was_done
+    await worker.check()
+
+
 async def test_an_idle_worker_answers_on_its_thread(release: threading.Event) -> None:
     worker = Worker("stage")
     worker._thread.submit(release.wait)  # somebody blocks the thread behind the back of the record

@@ -42,8 +42,11 @@ async def pass_seconds(seconds: float) -> None:
     """Let virtual time pass."""
     loop = asyncio.get_running_loop()
     done = loop.create_future()
-    loop.call_later(seconds, done.set_result, None)
-    await done
+    timer = loop.call_later(seconds, done.set_result, None)
+    try:
+        await done
+    finally:
+        timer.cancel()
 
 
 def now_s() -> float:
