@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Request
@@ -13,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import duet
 from app import openapi
-from app.access import Access, KeyCheck
+from app.access import OPEN_PATHS, Access, KeyCheck
 from app.boundary import BODY_TIMEOUT_S, Boundary, request_id_of
 from app.gateway import Gateway
 from app.generation import NAME_CHARACTERS, Generation, model_of, wrong_parameter
@@ -108,8 +109,14 @@ def build_api(
     if access.keys is not None:
         app.add_middleware(KeyCheck, keys=access.keys)
         guarded = KeyCheck(generation, keys=access.keys)
-    app.add_middleware(Boundary, body_limit_bytes=body_limit_bytes, body_timeout_s=body_timeout_s)
-    app.generation = Boundary(guarded, body_limit_bytes=body_limit_bytes, body_timeout_s=body_timeout_s)
+    bounded = partial(
+        Boundary,
+        body_limit_bytes=body_limit_bytes,
+        body_timeout_s=body_timeout_s,
+        on_refusal=gateway.telemetry.refused,
+    )
+    app.add_middleware(bounded)
+    app.generation = bounded(guarded)
     app.add_exception_handler(DuetError, _duet_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _parameter_error)
@@ -117,7 +124,7 @@ def build_api(
     _add_models(app, gateway, access)
     _add_probes(app, gateway)
     _add_metadata(app, gateway, metadata)
-    openapi.install(app)
+    openapi.install(app, key_free=None if access.keys is None else OPEN_PATHS)
     return app
 
 

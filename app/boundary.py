@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.problems import problem_response
 from deployments.logs import REQUEST_ID
 from duet.protocol.access_errors import HeadersTooLarge, RequestTooSlow
-from duet.protocol.errors import BodyTooLarge, InvalidRequest, RequestError, ServiceUnavailable
+from duet.protocol.errors import BodyTooLarge, DuetError, InvalidRequest, RequestError, ServiceUnavailable
 
 BODY_TIMEOUT_S = 10.0
 """How long a body may take by default: the slowest link of the profiles brings 400 kB meanwhile."""
@@ -32,15 +33,24 @@ class Boundary:
     nothing inside has answered is logged with its traceback and answered with a fixed sentence.
     """
 
-    def __init__(self, app: ASGIApp, *, body_limit_bytes: int, body_timeout_s: float = BODY_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        body_limit_bytes: int,
+        body_timeout_s: float = BODY_TIMEOUT_S,
+        on_refusal: Callable[[DuetError], None] = lambda error: None,
+    ) -> None:
         """Stand around ``app``.
 
         Args:
             app: What answers the requests.
             body_limit_bytes: Largest body.
             body_timeout_s: How long a body may take to arrive, from the last header on.
+            on_refusal: Is told of a request that is refused here.
         """
         self._app, self._limit_bytes, self._limit_s = app, body_limit_bytes, body_timeout_s
+        self._on_refusal = on_refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request through."""
@@ -72,6 +82,7 @@ class Boundary:
         except ClientDisconnect:
             return  # nobody reads an answer
         except (RequestError, ServiceUnavailable) as error:
+            self._on_refusal(error)
             await problem_response(error, request_id)(scope, receive, watched_send)
         except Exception as error:
             logger.exception("Request %s met an error that it should not have met", request_id)

@@ -24,6 +24,7 @@ NAME_CHARACTERS = 64
 """Longest name of a model or a version in an address."""
 
 _IDENTITY = "identity"
+_RECORDED = "is_recorded"
 _PREFIX, _SUFFIX = "/v1/models/", "/parameters"
 
 
@@ -54,6 +55,8 @@ class Generation:
         try:
             response = await self.respond(model_of(scope) or "", request)
         except DuetError as error:
+            if not hasattr(request.state, _RECORDED):
+                self._gateway.telemetry.refused(error)
             response = problem_response(error, request_id_of(scope))
         await response(scope, receive, send)
 
@@ -74,11 +77,17 @@ class Generation:
             raise UnsupportedMediaType(received=content_type or "none", expected=[JSON])
         coding = (headers.get("content-encoding") or _IDENTITY).strip().lower()
         if coding != _IDENTITY:
-            return _unsupported_coding(request, coding)
+            error = _unsupported_coding(coding)
+            self._gateway.telemetry.refused(error)
+            response = problem_response(error, request_id_of(request.scope))
+            response.headers["Accept-Encoding"] = _IDENTITY  # as RFC 9110 asks, to tell it from a type that is not read
+            return response
         content = await request.body()
         origin = Origin(request_id_of(request.scope), headers.get("traceparent", "")[:TRACEPARENT_CHARACTERS])
+        asked = _read(content)
+        setattr(request.state, _RECORDED, True)  # from here on the gateway counts what becomes of it
         answered = await self._gateway.parameters(
-            model, _read(content), media_type=media_type, upload_bytes=len(content), origin=origin
+            model, asked, media_type=media_type, upload_bytes=len(content), origin=origin
         )
         said = self._access.signed(answered.headers, answered.content) if answered.status == 200 else answered.headers
         return Response(answered.content, answered.status, said, answered.media_type)
@@ -105,11 +114,8 @@ def _read(content: bytes) -> ParametersRequest:
         ) from error
 
 
-def _unsupported_coding(request: Request, coding: str) -> Response:
-    """Refuse a compressed body as RFC 9110 asks: the header tells it from a content type that is not read."""
-    error = UnsupportedMediaType(
+def _unsupported_coding(coding: str) -> UnsupportedMediaType:
+    """Refuse a compressed body."""
+    return UnsupportedMediaType(
         received=f"{JSON} with Content-Encoding {coding}", expected=[f"{JSON} with Content-Encoding {_IDENTITY}"]
     )
-    response = problem_response(error, request_id_of(request.scope))
-    response.headers["Accept-Encoding"] = _IDENTITY
-    return response

@@ -1,6 +1,6 @@
 """The OpenAPI document: what the routes declare, completed with what they read and how they fail."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +16,7 @@ from duet.protocol.errors import DuetError
 Document = dict[str, Any]
 """A JSON document whose form the OpenAPI specification fixes."""
 
+_KEY, _KEY_MEANING = "api_key", "An API key, made by `duet keys create`."
 _REFERENCE = "#/components/schemas/{model}"
 # read and written by hand on the hot path, so FastAPI does not see them
 _MESSAGES: tuple[type[BaseModel], ...] = (ParametersRequest, PackageAnswer, Problem)
@@ -58,8 +59,13 @@ def header_descriptions(headers: Mapping[str, str]) -> Document:
     return {name: {"description": says, "schema": {"type": "string"}} for name, says in headers.items()}
 
 
-def install(app: FastAPI) -> None:
-    """Make ``app`` serve the complete document."""
+def install(app: FastAPI, *, key_free: Collection[str] | None = None) -> None:
+    """Make ``app`` serve the complete document.
+
+    Args:
+        app: Whose routes.
+        key_free: Paths that need no API key where the others do; None where nobody is asked for one.
+    """
 
     def document() -> Document:
         if app.openapi_schema is None:
@@ -75,10 +81,20 @@ def install(app: FastAPI) -> None:
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(definitions["$defs"])
             _drop_validation_errors(schema)
+            if key_free is not None:
+                _ask_for_keys(schema, key_free)
             app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _ask_for_keys(schema: Document, key_free: Collection[str]) -> None:
+    schema["components"]["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer", "description": _KEY_MEANING}}
+    schema["security"] = [{_KEY: []}]
+    for path in key_free:
+        for operation in schema["paths"].get(path, {}).values():
+            operation["security"] = []
 
 
 def _drop_validation_errors(schema: Document) -> None:

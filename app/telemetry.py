@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from app.settings import AppSettings
 from app.tracing import Tracing, tracing_of
-from deployments.metrics import Metrics, Sample
+from deployments.metrics import UNKNOWN, Metrics, Sample
 from deployments.orders import Order
 from deployments.refusal_log import RefusalLog
 from deployments.telemetry import Origin, RequestRecord
@@ -108,6 +108,12 @@ class Telemetry:
         self.metrics.finished(record)
         if self._tracing is not None:
             self._tracing.finished(record)
+
+    def refused(self, error: DuetError) -> None:
+        """Count a request that was refused before anything was known of it: it is no part of any time or share."""
+        self.metrics.requests.add(UNKNOWN, UNKNOWN, "refused")
+        self.metrics.refusals.add(UNKNOWN, error.code)
+        self._refusals.count(error.code)
 
     def start(self, pressure: Pressure, publisher: Publisher) -> None:
         """Publish once a second until ``stop``.
