@@ -99,12 +99,15 @@ def build_app(args: AppSettings) -> Application:
     return wire(args, ParameterGeneratorReplica)
 
 
-def wire(settings: AppSettings, generator_replica: type, **generator_options: object) -> Application:
+def wire(
+    settings: AppSettings, generator_replica: type, *, replicas: int = 1, **generator_options: object
+) -> Application:
     """Wire an application whose parameter generator may be another one in split placement: benchmarks have one.
 
     Args:
         settings: What the operator has set.
         generator_replica: What is deployed in the place of ``ParameterGeneratorReplica``.
+        replicas: Of every deployment in split placement.
         generator_options: What it takes besides.
     """
     # replicas may start elsewhere than this process
@@ -119,11 +122,12 @@ def wire(settings: AppSettings, generator_replica: type, **generator_options: ob
         return _deployment(gateway, "Gateway", _GATEWAY_REQUESTS, num_cpus=1, **accelerator).bind(settings)
     models, model, threads = settings.models, settings.model, settings.intra_op_threads
     every = {"model": model, "refresh_s": settings.refresh_s, "log_format": settings.log_format}
-    encoder = _deployment(EncoderReplica, "Encoder", _STAGE_BATCHES, num_cpus=0.5)
-    generator = _deployment(generator_replica, "ParameterGenerator", _STAGE_BATCHES, num_cpus=0.5, **accelerator)
+    deployed = partial(_deployment, replicas=replicas)
+    encoder = deployed(EncoderReplica, "Encoder", _STAGE_BATCHES, num_cpus=0.5)
+    generator = deployed(generator_replica, "ParameterGenerator", _STAGE_BATCHES, num_cpus=0.5, **accelerator)
     generator_options |= {"accelerator": settings.accelerator, "intra_op_threads": threads}
-    composer = _deployment(ComposerReplica, "Composer", _STAGE_BATCHES, num_cpus=0.25)
-    return _deployment(gateway, "Gateway", _GATEWAY_REQUESTS, num_cpus=0.5).bind(
+    composer = deployed(ComposerReplica, "Composer", _STAGE_BATCHES, num_cpus=0.25)
+    return deployed(gateway, "Gateway", _GATEWAY_REQUESTS, num_cpus=0.5).bind(
         settings,
         encoder.bind(models, **every, intra_op_threads=threads),
         generator.bind(models, **every, **generator_options),
@@ -144,10 +148,11 @@ def _gateways() -> Any:
     return serve.get_deployment_handle(context.deployment, context.app_name)
 
 
-def _deployment(replica: type, name: str, requests: int, **resources: float) -> serve.Deployment:
+def _deployment(replica: type, name: str, requests: int, *, replicas: int = 1, **resources: float) -> serve.Deployment:
     return serve.deployment(
         replica,
         name=name,
+        num_replicas=replicas,
         max_ongoing_requests=requests,
         ray_actor_options=resources,
         health_check_period_s=_HEALTH_CHECK_S,

@@ -7,8 +7,12 @@ NAMES = {
     "training": "an epoch over a log of MovieLens-1M's shape: static and generated models, both losses",
     "serving.stages": "which share of a request each stage of the server takes",
     "serving.throughput": "either placement in closed loop, beside the same job built otherwise",
+    "serving.overload": "open loop below, at and beyond capacity, with the demo's version and a heavy one",
     "serving.autoscaling": "a step to three times the load, with a generator that waits for a recorded cost",
     "serving.scale_out": "a cluster of several nodes on this machine, nodes added and killed under load",
+    "serving.replica_deaths": "two replicas of every stage, killed in turn under load",
+    "serving.chaos": "rollovers, killed replicas and a removed node, one after the other",
+    "serving.soak": "an hour at 70 % of capacity: memory and descriptors of every process of the server",
     "serving.fuzz": "requests from the OpenAPI document, and damaged uploads, against a running server",
     "kernels": "every operation of kernels/, beside plain PyTorch and torch.compile",
     "telemetry": "what metrics and traces cost a request",
@@ -20,7 +24,7 @@ def main() -> None:
     """Dispatch to ``benchmarks.NAME.main``, which reads the remaining arguments itself."""
     name = sys.argv[1] if len(sys.argv) > 1 else "training"
     if name not in NAMES:
-        listed = "\n".join(f"  {known:20} {what}" for known, what in NAMES.items())
+        listed = "\n".join(f"  {known:22} {what}" for known, what in NAMES.items())
         sys.exit(f"Expected the name of a benchmark, got {name!r}. There are:\n{listed}")
     module = importlib.import_module(f"benchmarks.{name}")
     module.main(sys.argv[2:])

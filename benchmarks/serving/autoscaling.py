@@ -3,7 +3,7 @@
 The generator waits for a recorded cost instead of computing (``paced.py``), so that replicas really add capacity on
 one machine. Load, replicas and budget slack go to one CSV and one plot.
 
-    python -m benchmarks serving.autoscaling --models models --model demo
+    python -m benchmarks serving.autoscaling
 """
 
 import argparse
@@ -18,9 +18,10 @@ from typing import Any
 
 import yaml
 
+from benchmarks.serving import versions
+from benchmarks.serving.bodies import NO_NETWORK, SMALLEST, bodies, encoded
 from benchmarks.serving.local_cluster import LocalCluster, local_cluster
 from benchmarks.serving.open_loop import OpenLoop, Reply, count, quantile
-from duet.registry import Registry
 
 _ROOT = Path(__file__).resolve().parents[2]
 _STAGE = "ParameterGenerator"
@@ -28,7 +29,6 @@ _POLL_S = 0.25
 _START_S = 180.0
 _WINDOW_S = 5
 _SHARE_IN_TIME = 0.99
-_FASTEST_LINK = {"down_kbps": 1e6, "up_kbps": 1e6, "rtt_ms": 0}
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Phases:
 def main(argv: Sequence[str]) -> None:
     """Run it; see ``--help``."""
     arguments = _parser().parse_args(argv)
+    models, model = versions.chosen(arguments)
     phases = Phases(
         arguments.rate,
         arguments.factor,
@@ -75,16 +76,16 @@ def main(argv: Sequence[str]) -> None:
         arguments.before_s + arguments.step_s + arguments.after_s,
     )
     one_each = dict.fromkeys(("Gateway", "Encoder", _STAGE, "Composer"), 1)
-    with local_cluster(serve_config(arguments), nodes=1, cpus=16) as cluster:
+    with local_cluster(serve_config(arguments, models, model), nodes=1, cpus=16) as cluster:
         cluster.wait_for(one_each, seconds=_START_S)
         load = OpenLoop(
-            f"{cluster.url}/v1/models/{arguments.model}/parameters",
-            request(arguments.models, arguments.model, arguments.budget_ms),
+            f"{cluster.url}/v1/models/{model}/parameters",
+            encoded(bodies(models, model, budget_ms=arguments.budget_ms, link=NO_NETWORK, accepts=SMALLEST)),
             arguments.budget_ms,
             phases.at,
         )
         # what has never run is slow once
-        OpenLoop(load.url, load.body, load.budget_ms, lambda _: arguments.rate).run(arguments.warm_up_s)
+        OpenLoop(load.url, load.bodies, load.budget_ms, lambda _: arguments.rate).run(arguments.warm_up_s)
         cluster.wait_for(one_each, seconds=_START_S)
         replicas = _observed(cluster, load, phases.end_s)
     seconds = summarize(load.replies, replicas, phases, arguments.budget_ms)
@@ -97,19 +98,17 @@ def main(argv: Sequence[str]) -> None:
         print(line)
 
 
-def serve_config(arguments: argparse.Namespace) -> dict[str, Any]:
+def serve_config(arguments: argparse.Namespace, models: Path, model: str) -> dict[str, Any]:
     """Take ``serve_config.yaml`` with a paced generator that may have many replicas, and quick to go down."""
     config: dict[str, Any] = yaml.safe_load((_ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
     (application,) = config["applications"]
     application["import_path"] = "benchmarks.serving.paced:build_app"
     application["args"] |= {
-        "models": str(arguments.models.resolve()),
-        "model": arguments.model,
+        "models": str(models.resolve()),
+        "model": model,
         "batch_ms": arguments.batch_ms,
         "device_ms": arguments.device_ms,
         "max_batch": arguments.max_batch,
-        # one gateway feeds all replicas: one batch for each, and one on its way
-        "batches_in_flight": arguments.most_replicas + 1,
     }
     (stage,) = (deployment for deployment in application["deployments"] if deployment["name"] == _STAGE)
     scaling = stage["autoscaling_config"]
@@ -117,13 +116,6 @@ def serve_config(arguments: argparse.Namespace) -> dict[str, Any]:
     kwargs = scaling["policy"]["policy_kwargs"] | {"stage_budget_ms": arguments.stage_budget_ms}
     scaling["policy"] = scaling["policy"] | {"policy_kwargs": kwargs}
     return config
-
-
-def request(models: Path, model: str, budget_ms: float) -> dict[str, Any]:
-    """Say what a device with no network to speak of sends."""
-    items = Registry(models).open(model).vocabulary().ids[:4]
-    accepts = {"forms": ["factors"], "dtypes": ["int8"]}
-    return {"device": "d", "sample": items, "budget_ms": budget_ms, "link": _FASTEST_LINK, "accepts": accepts}
 
 
 def summarize(
@@ -244,8 +236,7 @@ def _observed(cluster: LocalCluster, load: OpenLoop, seconds: float) -> list[tup
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks serving.autoscaling", description=__doc__)
-    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of published models")
-    parser.add_argument("--model", default="demo")
+    versions.add_options(parser)
     parser.add_argument("--rate", type=float, default=12.0, help="requests a second before and after")
     parser.add_argument("--factor", type=float, default=3.0, help="of the step")
     parser.add_argument("--warm-up-s", type=float, default=10.0)

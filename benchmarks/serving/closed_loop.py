@@ -1,7 +1,6 @@
 """Closed loop with ``wrk``: so many connections, each with its next request as soon as it has the answer."""
 
 import json
-import random
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -9,10 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from duet.registry import Registry
+from benchmarks.serving.bodies import bodies
 
-BODIES = 500
-_SAMPLE_ITEMS = 10
 _SCRIPT = Path(__file__).with_name("request.lua")
 
 
@@ -35,24 +32,11 @@ class ClosedLoop:
     failed: int
 
 
-def write_bodies(path: Path, models: Path, model: str, *, budget_ms: float, seed: int = 0) -> list[str]:
+def write_bodies(path: Path, models: Path, model: str, *, budget_ms: float) -> list[str]:
     """Write requests with random samples of a ranking model, one a line; return them."""
-    draws = random.Random(seed)
-    registry = Registry(models)
-    ids = registry.open(model, registry.active(model)).vocabulary().ids
-    bodies = [
-        json.dumps(
-            {
-                "device": f"device-{number}",
-                "sample": draws.sample(list(ids), _SAMPLE_ITEMS),
-                "budget_ms": budget_ms,
-                "link": "wifi",
-            }
-        )
-        for number in range(BODIES)
-    ]
-    path.write_text("\n".join(bodies) + "\n")
-    return bodies
+    lines = bodies(models, model, budget_ms=budget_ms)
+    path.write_text("\n".join(lines) + "\n")
+    return lines
 
 
 def load(url: str, model: str, bodies: Path, *, connections: int, seconds: float, cores: str) -> ClosedLoop:

@@ -1,6 +1,6 @@
 """Fuzzes a running server: requests from its OpenAPI document, and uploads damaged byte by byte.
 
-python -m benchmarks serving.fuzz --models models --model demo
+python -m benchmarks serving.fuzz
 python -m benchmarks serving.fuzz --models models --model demo --url http://127.0.0.1:8000 --pid 1234
 
 Without ``--url`` it starts ``duet serve``. Exits with 1 if an answer was not as documented, came too late or not at
@@ -24,6 +24,7 @@ import httpx
 import psutil
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from benchmarks.serving import versions
 from benchmarks.serving.closed_loop import write_bodies
 from benchmarks.serving.contract import ContractRun, run_contract
 from benchmarks.serving.pinned import gateway_of, ours, pinned
@@ -121,6 +122,7 @@ def run_uploads(url: str, model: str, bodies: Sequence[bytes], *, count: int, st
 def main(arguments: Sequence[str]) -> None:
     """Fuzz, print what came back, and exit with 1 if something does not hold."""
     options = _parser().parse_args(arguments)
+    options.models, options.model = versions.chosen(options)
     lines = _good_requests(options.models, options.model)
     contract, damaged = ContractRun(), UploadRun()
     with _server(options) as (url, replica):
@@ -223,8 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--models", type=Path, required=True, help="folder of published models, of a `duet demo` say")
-    parser.add_argument("--model", required=True)
+    versions.add_options(parser)
     parser.add_argument("--url", help="of a server of that model that runs already; one is started by default")
     parser.add_argument("--pid", type=int, help="of its gateway, to watch memory and descriptors; only with --url")
     parser.add_argument("--examples", type=int, default=10_000, help="from the OpenAPI document; default: 10000")

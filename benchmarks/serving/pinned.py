@@ -55,6 +55,27 @@ def pinned(command: Sequence[str], *, cores: str, variables: Mapping[str, str] |
             server.wait()
 
 
+@contextmanager
+def confined(cores: str) -> Iterator[None]:
+    """Keep this process, a load generator say, to some cores.
+
+    Args:
+        cores: As ``taskset -c`` reads them.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores_of(cores))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def cores_of(told: str) -> set[int]:
+    """Read cores as ``taskset -c`` does: ``0,2-3``."""
+    spans = [part.partition("-")[::2] for part in told.split(",")]
+    return {core for first, last in spans for core in range(int(first), int(last or first) + 1)}
+
+
 def ours(models: Path, model: str, *options: str) -> list[str]:
     """Return the command of our server."""
     return ["-c", _DUET, "serve", "--models", str(models), "--model", model, *options]

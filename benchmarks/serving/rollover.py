@@ -1,6 +1,6 @@
 """Rollovers under open-loop load: what fails, what is mixed, and what is late with a rollover and without one.
 
-    python -m benchmarks serving.rollover [--models models] [--model demo] [--rate 100] [--rollovers 10] [--csv FILE]
+    python -m benchmarks serving.rollover [--rate 100] [--rollovers 10] [--csv FILE]
 
 Copies of one published version are served from a folder of their own and activated one after the other; between two
 rollovers the same load runs without one. Requests leave at random times that do not depend on the answers (Poisson),
@@ -9,49 +9,44 @@ its budget leaves to the server. Load generator and server share the machine: ch
 """
 
 import argparse
-import asyncio
-import csv
-import random
+import math
 import shutil
-import statistics
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import httpx
 
 from app.server import RunningServer, start
 from app.settings import AppSettings
+from benchmarks.serving import versions
+from benchmarks.serving.bodies import NO_NETWORK, bodies, encoded
+from benchmarks.serving.open_loop import OpenLoop, quantile
+from benchmarks.serving.record import append
+from benchmarks.serving.verdict import Claim, at_most, conclude
 from duet.evaluation.provenance import provenance
-from duet.protocol.budget import PROFILES
 from duet.protocol.errors import DuetError
+from duet.protocol.layers import LayerTable
 from duet.protocol.package import ParameterPackage
 from duet.registry import PublishedVersion, Registry
 
-LINK = "wifi"
-DEVICES = 1000
-
-
-@dataclass
-class Phase:
-    """What became of the requests of one stretch of time."""
-
-    number: int
-    rolls_over: bool
-    flip_s: float = 0.0
-    waits_ms: list[float] = field(default_factory=list)
-    statuses: Counter[int] = field(default_factory=Counter)
-    versions: list[str] = field(default_factory=list)
-    mixed: int = 0
+_PATIENCE_S, _POLL_S = 60.0, 0.01
 
 
 @dataclass(frozen=True)
 class Row:
-    """A phase in the record."""
+    """What became of the requests of one stretch of time.
+
+    Attributes:
+        failed: Requests that were lost, the first time too.
+        statuses: Every last status with its number.
+        mixed: Answers whose package, header and version disagree.
+        late: Answers after the server's share of the budget, and requests that were refused for want of time.
+        flip_s: From the activation to the first answer of the new version; NaN if none came.
+    """
 
     placement: str
     rate: float
@@ -67,22 +62,54 @@ class Row:
     p99_ms: float
     longest_ms: float
     flip_s: float
+    hardware: str
+    commit: str
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, print, and append to a CSV file if asked to."""
+    """Measure, print, append to a CSV file if asked to; exit with 1 if the claims do not hold."""
     options = _options(arguments)
-    with _copies(options.models, options.model, options.rollovers) as registry:
-        settings = AppSettings(models=str(registry.root), placement=options.placement)
+    models, model = versions.chosen(options)
+    rows = []
+    with _copies(models, model, options.rollovers) as registry:
+        settings = AppSettings(models=str(registry.root), model=model, placement=options.placement)
         with start(settings, port=0) as server:
-            rows = asyncio.run(_measure(server, registry, options))
-    _report(rows, options.csv)
+            for row in _measured(server, registry, model, options):
+                rows.append(row)
+                _print(row)
+                if options.csv is not None:
+                    append(options.csv, row)
+    conclude(claims(rows))
+
+
+def claims(rows: Sequence[Row]) -> list[Claim]:
+    """Hold what was found against what was to be shown.
+
+    More late answers with rollovers than without are due to them when chance alone, as of rare events, would not bring
+    two standard deviations.
+    """
+    moving, steady = ([row for row in rows if row.rolls_over == rolls_over] for rolls_over in (True, False))
+    sent = [sum(row.sent for row in phases) for phases in (moving, steady)]
+    late = [sum(row.late for row in phases) for phases in (moving, steady)]
+    expected = late[1] * sent[0] / sent[1] if sent[1] else math.nan
+    is_chance = late[0] <= expected + 2 * math.sqrt(late[0] + late[1])
+    finished = sum(not math.isnan(row.flip_s) for row in moving)
+    return [
+        Claim("rollovers that were answered for", f"{finished}", f"all {len(moving)}", 0 < finished == len(moving)),
+        at_most("failed requests", sum(row.failed for row in rows), 0, ".0f"),
+        at_most("answers of mixed versions", sum(row.mixed for row in rows), 0, ".0f"),
+        Claim(
+            "budgets missed because of rollovers",
+            f"{late[0]} of {sent[0]} late with rollovers, {late[1]} of {sent[1]} without",
+            "none beyond chance",
+            is_chance,
+        ),
+    ]
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks serving.rollover", description=__doc__)
-    parser.add_argument("--models", type=Path, default=Path("models"), help="where the version is published")
-    parser.add_argument("--model", default="demo")
+    versions.add_options(parser)
     parser.add_argument("--placement", choices=["colocated", "split"], default="colocated")
     parser.add_argument("--rate", type=float, default=100.0, help="requests a second")
     parser.add_argument("--phase-s", type=float, default=6.0, help="how long each phase lasts")
@@ -122,102 +149,87 @@ def _publish_copy(original: PublishedVersion, registry: Registry, name: str) -> 
         )
 
 
-async def _measure(server: RunningServer, registry: Registry, options: argparse.Namespace) -> list[Row]:
-    users = _Users(registry, options)
-    limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
-    async with httpx.AsyncClient(base_url=server.url, timeout=15, limits=limits) as client:
-        await users.phase(
-            client, Phase(0, rolls_over=False), options.phase_s
-        )  # warms connections up; not in the record
-        rows = []
-        for number in range(1, options.rollovers + 1):
-            for rolls_over in (False, True):
-                phase = Phase(number, rolls_over)
-                work = [users.phase(client, phase, options.phase_s)]
-                if rolls_over:
-                    work.append(_roll_over(registry, options.model, phase))
-                await asyncio.gather(*work)
-                rows.append(_row(phase, options))
-                _print(rows[-1])
-    return rows
+def _measured(server: RunningServer, registry: Registry, model: str, options: argparse.Namespace) -> Iterator[Row]:
+    asked = encoded(bodies(registry.root, model, budget_ms=options.server_share_ms, link=NO_NETWORK))
+    known = [registry.open(model, name) for name in registry.versions(model)]
+    digests, layers = {version.version: version.digest for version in known}, known[0].manifest.layers
+
+    def phase(number: int, *, rolls_over: bool) -> Row:
+        seen = _Seen(digests, layers)
+        load = OpenLoop(
+            f"{server.url}/v1/models/{model}/parameters",
+            asked,
+            options.server_share_ms,
+            lambda _: options.rate,
+            seed=options.seed + number,
+            inspect=seen,
+        )
+        sending = threading.Thread(target=load.run, args=(options.phase_s,))
+        sending.start()
+        flip_s = _flip(registry, model, f"copy-{number}", seen) if rolls_over else 0.0
+        sending.join()
+        return _row(options, number, rolls_over, load, seen, flip_s)
+
+    phase(0, rolls_over=False)  # what has never run is slow once; not in the record
+    for number in range(1, options.rollovers + 1):
+        for rolls_over in (False, True):
+            yield phase(number, rolls_over=rolls_over)
 
 
-async def _roll_over(registry: Registry, model: str, phase: Phase) -> None:
-    """Activate the next copy, and see how long it takes until it answers."""
-    started_s, name = time.perf_counter(), f"copy-{phase.number}"
-    await asyncio.to_thread(registry.activate, model, name)
-    while name not in phase.versions and time.perf_counter() - started_s < 60:
-        await asyncio.sleep(0.01)
-    phase.flip_s = time.perf_counter() - started_s
+def _flip(registry: Registry, model: str, name: str, seen: "_Seen") -> float:
+    """Activate a copy; return the seconds until it answers, NaN if it never does."""
+    started_s = time.monotonic()
+    registry.activate(model, name)
+    while time.monotonic() - started_s < _PATIENCE_S:
+        if name in seen.versions:
+            return time.monotonic() - started_s
+        time.sleep(_POLL_S)
+    return math.nan
 
 
-class _Users:
-    """Sends requests at random times, and believes no answer."""
+@dataclass
+class _Seen:
+    """Looks at every answer, and believes none."""
 
-    def __init__(self, registry: Registry, options: argparse.Namespace) -> None:
-        self._random, self._options = random.Random(options.seed), options
-        versions = [registry.open(options.model, name) for name in registry.versions(options.model)]
-        self._digests = {version.version: version.digest for version in versions}
-        self._layers = versions[0].manifest.layers
-        self._ids = versions[0].vocabulary().ids
-        largest = max(record.package_bytes for record in versions[0].manifest.representations)
-        network_ms = PROFILES[LINK].exchange_ms(request_bytes=500, response_bytes=largest)
-        self._budget_ms = network_ms + options.server_share_ms
+    digests: Mapping[str, bytes]
+    layers: LayerTable
+    versions: set[str] = field(default_factory=set)
+    mixed: int = 0
 
-    async def phase(self, client: httpx.AsyncClient, phase: Phase, duration_s: float) -> None:
-        """Send for a while, then wait for the last answer."""
-        started_s = due_s = time.perf_counter()
-        async with asyncio.TaskGroup() as sending:
-            while due_s < started_s + duration_s:
-                due_s += self._random.expovariate(self._options.rate)
-                await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
-                sending.create_task(self._send(client, phase, due_s))
-
-    async def _send(self, client: httpx.AsyncClient, phase: Phase, due_s: float) -> None:
-        request = {
-            "device": f"device-{self._random.randrange(DEVICES)}",
-            "sample": self._random.choices(self._ids, k=10),
-            "link": LINK,
-            "budget_ms": round(self._budget_ms, 1),
-        }
-        try:
-            answer = await client.post(f"/v1/models/{self._options.model}/parameters", json=request)
-        except httpx.HTTPError:
-            phase.statuses[0] += 1
+    def __call__(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
+        if status != 200:
             return
-        phase.waits_ms.append((time.perf_counter() - due_s) * 1000)
-        phase.statuses[answer.status_code] += 1
-        if answer.status_code == 200:
-            phase.versions.append(answer.headers["duet-model-version"])
-            phase.mixed += not self._is_of_one_version(answer)
-
-    def _is_of_one_version(self, answer: httpx.Response) -> bool:
-        digest = self._digests[answer.headers["duet-model-version"]]
+        name = headers["Duet-Model-Version"]
+        self.versions.add(name)
+        digest = self.digests[name]
         try:
-            ParameterPackage.decode(answer.content, self._layers, version=digest)
+            ParameterPackage.decode(content, self.layers, version=digest)
         except DuetError:
-            return False
-        return answer.headers["duet-version"] == digest.hex()
+            self.mixed += 1
+            return
+        self.mixed += headers["Duet-Version"] != digest.hex()
 
 
-def _row(phase: Phase, options: argparse.Namespace) -> Row:
-    waits = sorted(phase.waits_ms)
-    sent = sum(phase.statuses.values())
+def _row(options: argparse.Namespace, number: int, rolls_over: bool, load: OpenLoop, seen: _Seen, flip_s: float) -> Row:
+    waits_ms = [reply.latency_ms for reply in load.replies if reply.status == 200]
+    statuses, known = Counter(reply.status for reply in load.replies), provenance()
     return Row(
         placement=options.placement,
         rate=options.rate,
         server_share_ms=options.server_share_ms,
-        number=phase.number,
-        rolls_over=phase.rolls_over,
-        sent=sent,
-        failed=sent - phase.statuses[200],
-        statuses=" ".join(f"{status}:{count}" for status, count in sorted(phase.statuses.items())),
-        mixed=phase.mixed,
-        late=sum(wait > options.server_share_ms for wait in waits),
-        p50_ms=round(statistics.median(waits), 2),
-        p99_ms=round(waits[int(len(waits) * 0.99)], 2),
-        longest_ms=round(waits[-1], 2),
-        flip_s=round(phase.flip_s, 2),
+        number=number,
+        rolls_over=rolls_over,
+        sent=len(load.replies),
+        failed=sum(reply.retried or reply.outcome == "failed" for reply in load.replies),
+        statuses=" ".join(f"{status}:{count}" for status, count in sorted(statuses.items())),
+        mixed=seen.mixed,
+        late=sum(reply.outcome in ("late", "refused") for reply in load.replies),
+        p50_ms=quantile(waits_ms, 0.5),
+        p99_ms=quantile(waits_ms, 0.99),
+        longest_ms=max(waits_ms, default=math.nan),
+        flip_s=flip_s,
+        hardware=str(known["hardware"]),
+        commit=str(known["commit"]),
     )
 
 
@@ -228,25 +240,3 @@ def _print(row: Row) -> None:
         f"p50 {row.p50_ms:.1f} p99 {row.p99_ms:.1f} max {row.longest_ms:.1f} ms; {what}",
         flush=True,
     )
-
-
-def _report(rows: Sequence[Row], path: Path | None) -> None:
-    where = provenance()
-    print(f"{where['hardware']}, commit {where['commit']}")
-    for rolls_over in (False, True):
-        phases = [row for row in rows if row.rolls_over == rolls_over]
-        sent, failed, mixed, late = (sum(getattr(row, name) for row in phases) for name in _SUMS)
-        what = f"{len(phases)} with a rollover" if rolls_over else f"{len(phases)} without"
-        print(f"{what}: {sent} sent, {failed} failed, {mixed} mixed, {late} late ({late / sent:.2%})")
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
-        with path.open("a", newline="") as file:
-            records = [asdict(row) | {"hardware": where["hardware"], "commit": where["commit"]} for row in rows]
-            writer = csv.DictWriter(file, records[0])
-            if is_new:
-                writer.writeheader()
-            writer.writerows(records)
-
-
-_SUMS = ("sent", "failed", "mixed", "late")

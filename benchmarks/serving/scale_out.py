@@ -4,23 +4,26 @@ Two replicas of every stage, on different nodes. Each round adds a node, waits u
 oldest one with all that runs on it. A request that is lost with a node is asked once more; its success is the measure.
 The generator is paced (``paced.py``), so that requests are under way at any moment.
 
-    python -m benchmarks serving.scale_out --models models --model demo
+    python -m benchmarks serving.scale_out
 """
 
 import argparse
-import csv
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.serving.autoscaling import request
+from benchmarks.serving import versions
+from benchmarks.serving.bodies import NO_NETWORK, SMALLEST, bodies, encoded
+from benchmarks.serving.faults import loaded, summarize
 from benchmarks.serving.local_cluster import LocalCluster, local_cluster
-from benchmarks.serving.open_loop import OpenLoop, count, quantile
+from benchmarks.serving.open_loop import OpenLoop
+from benchmarks.serving.record import append
+from benchmarks.serving.verdict import conclude
 
 _ROOT = Path(__file__).resolve().parents[2]
 _REPLICAS = dict.fromkeys(("Gateway", "Encoder", "ParameterGenerator", "Composer"), 2)
@@ -29,52 +32,24 @@ _START_S = 180.0
 _POLL_S = 0.1
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a run found.
-
-    Attributes:
-        nodes_killed: Each after another one was added.
-        requests: Sent, retries not counted.
-        not_sent: Because the load generator was the limit.
-        success: Share of the requests that were answered, one retry included.
-        first_try: Share of the requests that needed no retry.
-        in_time: Share of the requests that were answered within the budget.
-        p50_ms: Median latency of the answers.
-        p99_ms: And its 99th percentile.
-        slowest_recovery_s: From a node's death until every replica ran again and the server was ready.
-    """
-
-    nodes_killed: int
-    requests: int
-    not_sent: int
-    success: float
-    first_try: float
-    in_time: float
-    p50_ms: float
-    p99_ms: float
-    slowest_recovery_s: float
-
-
 def main(argv: Sequence[str]) -> None:
     """Run it; see ``--help``."""
     arguments = _parser().parse_args(argv)
-    with local_cluster(serve_config(arguments.models, arguments.model), nodes=_NODES, cpus=_CPUS) as cluster:
+    models, model = versions.chosen(arguments)
+    with local_cluster(serve_config(models, model), nodes=_NODES, cpus=_CPUS) as cluster:
         cluster.wait_for(_REPLICAS, seconds=_START_S)
         load = OpenLoop(
-            f"{cluster.url}/v1/models/{arguments.model}/parameters",
-            request(arguments.models, arguments.model, arguments.budget_ms),
+            f"{cluster.url}/v1/models/{model}/parameters",
+            encoded(bodies(models, model, budget_ms=arguments.budget_ms, link=NO_NETWORK, accepts=SMALLEST)),
             arguments.budget_ms,
             lambda _: arguments.rate,
         )
         recoveries_s = _exchange_nodes(cluster, load, arguments.rounds, arguments.calm_s)
-    result = summarize(load, recoveries_s)
-    with arguments.csv.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Result)])
-        writer.writeheader()
-        writer.writerow(asdict(result))
+    result = summarize(load, "nodes", kills=arguments.rounds, recoveries_s=recoveries_s)
+    append(arguments.csv, result)
     for name, value in asdict(result).items():
         print(f"{name:20} {value}")
+    conclude(result.claims())
 
 
 def serve_config(models: Path, model: str) -> dict[str, Any]:
@@ -89,29 +64,10 @@ def serve_config(models: Path, model: str) -> dict[str, Any]:
     return config
 
 
-def summarize(load: OpenLoop, recoveries_s: Sequence[float]) -> Result:
-    """Count what became of the requests."""
-    outcomes, replies = count(load.replies), load.replies
-    latencies = [reply.latency_ms for reply in replies if reply.status in (200, 204)]
-    return Result(
-        nodes_killed=len(recoveries_s),
-        requests=len(replies),
-        not_sent=load.dropped,
-        success=round(len(latencies) / len(replies), 5),
-        first_try=round(sum(not reply.retried for reply in replies) / len(replies), 5),
-        in_time=round(outcomes["in-time"] / len(replies), 5),
-        p50_ms=round(quantile(latencies, 0.5), 1),
-        p99_ms=round(quantile(latencies, 0.99), 1),
-        slowest_recovery_s=round(max(recoveries_s), 1),
-    )
-
-
 def _exchange_nodes(cluster: LocalCluster, load: OpenLoop, rounds: int, calm_s: float) -> list[float]:
     """Add and kill nodes under load; list how long each recovery took, in seconds."""
     recoveries_s: list[float] = []
-    sending = threading.Thread(target=load.run)
-    sending.start()
-    try:
+    with loaded(load):
         for _ in range(rounds):
             time.sleep(calm_s)
             cluster.add_node(_CPUS)
@@ -119,19 +75,16 @@ def _exchange_nodes(cluster: LocalCluster, load: OpenLoop, rounds: int, calm_s: 
             cluster.kill_node()
             while cluster.running() == _REPLICAS and time.monotonic() - killed_s < _START_S:
                 time.sleep(_POLL_S)
-            cluster.wait_for(_REPLICAS, seconds=_START_S)
-            recoveries_s.append(time.monotonic() - killed_s)
+            with suppress(TimeoutError):  # what has not recovered is not in the list
+                cluster.wait_for(_REPLICAS, seconds=_START_S)
+                recoveries_s.append(time.monotonic() - killed_s)
         time.sleep(calm_s)
-    finally:
-        load.stop()
-        sending.join()
     return recoveries_s
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks serving.scale_out", description=__doc__)
-    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of published models")
-    parser.add_argument("--model", default="demo")
+    versions.add_options(parser)
     parser.add_argument("--rate", type=float, default=20.0, help="requests a second")
     parser.add_argument("--rounds", type=int, default=5, help="nodes to add and to kill")
     parser.add_argument("--calm-s", type=float, default=20.0, help="between two rounds")

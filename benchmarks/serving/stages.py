@@ -1,6 +1,6 @@
 """Which share of a request's time each stage of the colocated server takes, alone and in batches.
 
-    python -m benchmarks serving.stages --models models --model demo [--csv FILE]
+    python -m benchmarks serving.stages [--csv FILE]
 
 The time of a request is the processor time of the gateway's replica, all of its threads, divided by the requests. The
 server's own histograms say how long a stage worked for a batch, as the mean over requests; divided by the mean batch it
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.commands.top.scrape import Scraper, Snapshot
+from benchmarks.serving import versions
 from benchmarks.serving.closed_loop import load, write_bodies
 from benchmarks.serving.pinned import gateway_of, ours, pinned
 from benchmarks.serving.record import append
@@ -63,6 +64,7 @@ class Row:
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a table, and append to a CSV file if asked to."""
     options = _parser().parse_args(arguments)
+    options.models, options.model = versions.chosen(options)
     console = Console()
     rows: list[Row] = []
     for row in _measured(options, console):
@@ -161,8 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--models", type=Path, required=True, help="folder of published models, of a `duet demo` say")
-    parser.add_argument("--model", required=True)
+    versions.add_options(parser)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64], help="default: 1 16 64")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--seconds", type=float, default=6.0, help="of load at each number of connections; default: 6")

@@ -1,6 +1,6 @@
 """Throughput and latency of either placement in closed loop, beside what the same job costs when built otherwise.
 
-    python -m benchmarks serving.throughput colocated --models models --model demo [--csv FILE]
+    python -m benchmarks serving.throughput colocated [--csv FILE]
 
 colocated: ours; the same behind Ray Serve's HAProxy; the same without the compiled kernels; one plain FastAPI and
 uvicorn process that runs the same stages without batches; an endpoint that does nothing on either ingress.
@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.serving import versions
 from benchmarks.serving.closed_loop import load, packages, write_bodies
 from benchmarks.serving.pinned import application, ours, pinned
 from benchmarks.serving.record import append
@@ -95,6 +96,7 @@ def _naive(wait_ms: float) -> Command:
 def main(arguments: Sequence[str]) -> None:
     """Measure, print the tables, and append to a CSV file if asked to."""
     options = _parser().parse_args(arguments)
+    options.models, options.model = versions.chosen(options)
     console = Console()
     started = {name: command(options.models, options.model) for name, command in contenders(options.placement).items()}
     if options.only:
@@ -179,8 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("placement", choices=("colocated", "split"))
-    parser.add_argument("--models", type=Path, required=True, help="folder of published models, of a `duet demo` say")
-    parser.add_argument("--model", required=True)
+    versions.add_options(parser)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64], help="default: 1 16 64")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--seconds", type=float, default=6.0, help="of load at each number of connections; default: 6")

@@ -72,7 +72,7 @@ def test_the_plot_is_drawn(tmp_path: Path) -> None:
 
 def test_the_configuration_is_the_products_with_another_generator(tmp_path: Path) -> None:
     write_version(tmp_path)
-    config = serve_config(_parser().parse_args(["--models", str(tmp_path), "--model", "tiny"]))
+    config = serve_config(_parser().parse_args([]), tmp_path, "tiny")
     (application,) = config["applications"]
 
     with pytest.warns(DeprecationWarning, match="metrics_interval_s"):

@@ -41,7 +41,7 @@ def server(status: Callable[[int], int]) -> Iterator[str]:
 
 
 def load(url: str, budget_ms: float = 60_000) -> OpenLoop:
-    return OpenLoop(url, {"device": "d"}, budget_ms, lambda _: RATE)
+    return OpenLoop(url, [b'{"device": "d"}'], budget_ms, lambda _: RATE)
 
 
 def test_it_sends_at_its_rate() -> None:

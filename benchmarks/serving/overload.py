@@ -1,0 +1,299 @@
+"""Open loop below, at and beyond capacity: who is answered in time, how fast others are told so, how honest plans are.
+
+    python -m benchmarks serving.overload [--rounds 5] [--seconds 15] [--csv FILE]
+
+Every round measures the capacity of an endpoint that does nothing, of a heavy version of random weights and of the
+demo's version (closed loop, 64 connections), each on a server of its own, and then sends each version a Poisson stream
+at shares of its own capacity, with a budget of which the network takes nothing. Server and load generator have a core
+each. A request is timed from when it was due to the last byte of its answer; a 504 counts as late, and is accepted.
+"""
+
+import argparse
+import math
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.serving import versions
+from benchmarks.serving.bodies import NO_NETWORK, bodies, encoded
+from benchmarks.serving.closed_loop import load, write_bodies
+from benchmarks.serving.open_loop import OpenLoop, Reply, count, quantile
+from benchmarks.serving.pinned import application, confined, ours, pinned
+from benchmarks.serving.record import append
+from benchmarks.serving.verdict import Claim, at_least, at_most, conclude
+from deployments.metrics import HONEST_MS, HONEST_SHARE
+from duet.evaluation.provenance import provenance
+
+NOOP = "no-op"
+CONNECTIONS = 64
+HEAVY_PERCENTS = (100, 150, 200)
+DEMO_PERCENTS = (50, 60, 70, 80, 90, 100, 120)
+CALM_PERCENTS = (50, 80)
+
+LEAST_GOODPUT, LEAST_ACCEPTED, LEAST_IN_TIME, MOST_REFUSAL_MS = 0.85, 0.99, 0.999, 20.0
+HEAVY_SHARES = (0.05, 0.2)
+"""Of the capacity of the endpoint that does nothing: about a tenth."""
+
+_MOST_BEHIND_MS = 5.0
+_AMPLE_MS = 10_000
+_NOOP_APPLICATION = "benchmarks.serving.contenders.applications:build_noop"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stream, or, where ``percent`` is 0, the capacity alone.
+
+    Attributes:
+        percent: Of the capacity, that was offered.
+        in_time: Answers within the budget.
+        late: Answers after it, and 504.
+        not_sent: Because the load generator was the limit.
+        goodput_s: Answers within the budget, a second.
+        refusal_p50_ms: Until a refusal had arrived.
+        error_p95_ms: Of the distance of predicted and measured server time.
+        dishonesty_p95: Of that distance, in units of what is allowed for the request; above 1 is too much.
+        behind_p99_ms: Of the load generator's own delay.
+    """
+
+    model: str
+    round: int
+    percent: int
+    capacity_s: float
+    seconds: float
+    sent: int
+    in_time: int
+    late: int
+    refused: int
+    failed: int
+    not_sent: int
+    goodput_s: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    refusal_p50_ms: float
+    error_p95_ms: float
+    dishonesty_p95: float
+    behind_p99_ms: float
+    budget_ms: float
+    server_cores: str
+    load_cores: str
+    hardware: str
+    commit: str
+
+    @property
+    def accepted(self) -> int:
+        """Requests that were not refused and not lost."""
+        return self.in_time + self.late
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print the table and the verdicts, append to a CSV file if asked to; exit with 1 if one does not hold."""
+    options = _parser().parse_args(arguments)
+    demo_models, demo_model = versions.chosen(options)
+    heavy_models, heavy_model = versions.chosen_heavy(options)
+    console = Console()
+    rows: list[Row] = []
+    try:
+        for row in _measured(options, demo=(demo_models, demo_model), heavy=(heavy_models, heavy_model)):
+            rows.append(row)
+            console.print(_told(row), highlight=False)
+            if options.csv is not None:
+                append(options.csv, row)
+    except KeyboardInterrupt:
+        console.print("Interrupted: what was measured so far follows.")
+    console.print(_table(rows))
+    console.print(f"knee of {demo_model}: {_knee(rows, demo_model)}", highlight=False)
+    conclude(claims(rows, demo=demo_model, heavy=heavy_model))
+
+
+def claims(rows: Sequence[Row], *, demo: str, heavy: str) -> list[Claim]:
+    """Hold what was found against what was to be shown: counts pooled over the rounds, the rest their median."""
+    found: list[Claim] = []
+    capacities = {name: _median([row.capacity_s for row in rows if row.model == name]) for name in (NOOP, heavy)}
+    share = capacities[heavy] / capacities[NOOP]
+    least, most = HEAVY_SHARES
+    target = f"about a tenth: {least:g} to {most:g}"
+    found.append(Claim("capacity of the heavy version, of the no-op's", f"{share:.3f}", target, least <= share <= most))
+    for percent in HEAVY_PERCENTS:
+        those, where = _at(rows, heavy, percent), f"heavy version at {percent} %"
+        goodput = _median([row.goodput_s / row.capacity_s for row in those])
+        found.append(at_least(f"{where}, goodput of capacity", goodput, LEAST_GOODPUT, ".3f"))
+        found.append(at_least(f"{where}, in time of accepted", _share(those, "accepted"), LEAST_ACCEPTED))
+        if any(row.refused for row in those):
+            refusal_ms = _median([row.refusal_p50_ms for row in those if row.refused])
+            found.append(at_most(f"{where}, median refusal, ms", refusal_ms, MOST_REFUSAL_MS))
+    for percent in CALM_PERCENTS:
+        those = _at(rows, demo, percent)
+        found.append(at_least(f"{demo} at {percent} %, in time of sent", _share(those, "sent"), LEAST_IN_TIME))
+    for name, percents in ((heavy, HEAVY_PERCENTS), (demo, CALM_PERCENTS)):
+        for percent in percents:
+            dishonesty = _median([row.dishonesty_p95 for row in _at(rows, name, percent)])
+            what = f"{name} at {percent} %, p95 of |predicted - measured| / max({HONEST_MS:g} ms, {HONEST_SHARE:.0%})"
+            found.append(at_most(what, dishonesty, 1.0))
+    judged = [row for row in rows if row.percent and (row.model == heavy or row.percent in CALM_PERCENTS)]
+    not_sent = sum(row.not_sent for row in judged)
+    found.append(at_most("requests that the generator could not send", not_sent, 0, ".0f"))
+    behind_ms = _median([row.behind_p99_ms for row in judged])
+    found.append(at_most("p99 of the generator's own delay, ms", behind_ms, _MOST_BEHIND_MS))
+    return found
+
+
+def _measured(options: argparse.Namespace, *, demo: tuple[Path, str], heavy: tuple[Path, str]) -> Iterator[Row]:
+    for number in range(options.rounds):
+        with pinned(application(_NOOP_APPLICATION, *demo), cores=options.server_cores) as url:
+            yield _row(options, NOOP, number, _capacity(options, url, *demo))
+        for (models, model), percents in ((heavy, options.heavy_percents), (demo, options.demo_percents)):
+            with pinned(ours(models, model), cores=options.server_cores) as url:
+                capacity_s = _capacity(options, url, models, model)
+                for percent in percents:
+                    stream = _stream(options, url, models, model, rate=capacity_s * percent / 100)
+                    yield _row(options, model, number, capacity_s, percent=percent, stream=stream)
+
+
+def _capacity(options: argparse.Namespace, url: str, models: Path, model: str) -> float:
+    """Measure answers a second in closed loop, after a warm-up of the same kind."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bodies.txt"
+        write_bodies(path, models, model, budget_ms=_AMPLE_MS)
+        run = {"bodies": path, "connections": CONNECTIONS, "cores": options.load_cores}
+        load(url, model, seconds=options.seconds / 4, **run)
+        loop = load(url, model, seconds=options.seconds, **run)
+    if loop.failed:
+        raise RuntimeError(f"Expected every request of the closed loop to be answered, got {loop.failed} failures.")
+    return loop.requests_s
+
+
+def _stream(options: argparse.Namespace, url: str, models: Path, model: str, *, rate: float) -> OpenLoop:
+    asked = encoded(bodies(models, model, budget_ms=options.budget_ms, link=NO_NETWORK))
+    stream = OpenLoop(f"{url}/v1/models/{model}/parameters", asked, options.budget_ms, lambda _: rate)
+    with confined(options.load_cores):
+        stream.run(options.seconds)
+    return stream
+
+
+def _row(
+    options: argparse.Namespace,
+    model: str,
+    number: int,
+    capacity_s: float,
+    *,
+    percent: int = 0,
+    stream: OpenLoop | None = None,
+) -> Row:
+    replies = [] if stream is None else stream.replies
+    known, outcomes = provenance(), count(replies)
+    answered = [reply for reply in replies if reply.status in (200, 204)]
+    planned = [reply for reply in answered if not math.isnan(reply.server_ms)]
+    waits_ms = [reply.latency_ms for reply in answered]
+    return Row(
+        model=model,
+        round=number,
+        percent=percent,
+        capacity_s=capacity_s,
+        seconds=options.seconds,
+        sent=len(replies),
+        in_time=outcomes["in-time"],
+        late=outcomes["late"],
+        refused=outcomes["refused"],
+        failed=outcomes["failed"],
+        not_sent=0 if stream is None else stream.dropped,
+        goodput_s=outcomes["in-time"] / options.seconds,
+        p50_ms=quantile(waits_ms, 0.5),
+        p95_ms=quantile(waits_ms, 0.95),
+        p99_ms=quantile(waits_ms, 0.99),
+        refusal_p50_ms=quantile([reply.latency_ms for reply in replies if reply.outcome == "refused"], 0.5),
+        error_p95_ms=quantile([abs(reply.predicted_ms - reply.server_ms) for reply in planned], 0.95),
+        dishonesty_p95=quantile([dishonesty(reply) for reply in planned], 0.95),
+        behind_p99_ms=quantile([reply.behind_ms for reply in replies], 0.99),
+        budget_ms=options.budget_ms,
+        server_cores=options.server_cores,
+        load_cores=options.load_cores,
+        hardware=str(known["hardware"]),
+        commit=str(known["commit"]),
+    )
+
+
+def dishonesty(reply: Reply) -> float:
+    """Tell how far a prediction was off, in units of what is allowed."""
+    allowed_ms = max(HONEST_MS, HONEST_SHARE * reply.server_ms)
+    return abs(reply.predicted_ms - reply.server_ms) / allowed_ms
+
+
+def _at(rows: Sequence[Row], model: str, percent: int) -> list[Row]:
+    return [row for row in rows if (row.model, row.percent) == (model, percent)]
+
+
+def _share(rows: Sequence[Row], of: str) -> float:
+    """Pool the rounds: what was in time, of what was accepted or sent."""
+    total: int = sum(getattr(row, of) for row in rows)
+    return sum(row.in_time for row in rows) / total if total else math.nan
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else math.nan
+
+
+def _knee(rows: Sequence[Row], model: str) -> str:
+    """Name the highest load up to which nearly all requests are in time."""
+    offered = sorted({row.percent for row in rows if row.model == model})
+    good = [percent for percent in offered if percent and _share(_at(rows, model, percent), "sent") >= LEAST_ACCEPTED]
+    if not good:
+        return f"below {min(offered, default=0)} % of its capacity"
+    return f"{LEAST_ACCEPTED:.0%} of all requests are in time up to {max(good)} % of its capacity"
+
+
+def _told(row: Row) -> str:
+    if not row.percent:
+        return f"round {row.round + 1}: {row.model}: {row.capacity_s:,.0f} requests/s in closed loop"
+    return (
+        f"round {row.round + 1}: {row.model} at {row.percent} % of {row.capacity_s:,.0f}/s: {row.sent} sent, "
+        f"{row.in_time} in time, {row.late} late, {row.refused} refused, {row.failed} failed"
+    )
+
+
+_SHARES = ("goodput", "in time of accepted", "refused", "failed")
+_MEASURES = ("p50_ms", "p99_ms", "refusal_p50_ms", "error_p95_ms", "dishonesty_p95", "behind_p99_ms")
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(title=f"{len({row.round for row in rows})} rounds: counts pooled, the rest medians")
+    for heading in ("model", "load", "requests/s", *_SHARES, *(name.replace("_", " ") for name in _MEASURES)):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for model, percent in dict.fromkeys((row.model, row.percent) for row in rows):
+        those = _at(rows, model, percent)
+        sent = sum(row.sent for row in those) or 1
+        shares = (
+            _median([row.goodput_s / row.capacity_s for row in those]),
+            _share(those, "accepted"),
+            *(sum(getattr(row, name) for row in those) / sent for name in ("refused", "failed")),
+        )
+        rate = _median([row.capacity_s for row in those]) * (percent or 100) / 100
+        measures = (_median([getattr(row, name) for row in those]) for name in _MEASURES)
+        cells = [*(f"{share:.2%}" for share in shares), *(f"{value:.2f}" for value in measures)] if percent else []
+        table.add_row(model, f"{percent} %" if percent else "closed loop", f"{rate:,.0f}", *cells)
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks serving.overload",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    versions.add_options(parser)
+    versions.add_heavy_options(parser)
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each stream; default: 15")
+    parser.add_argument("--budget-ms", type=float, default=50.0, help="the server's share; default: 50")
+    parser.add_argument("--heavy-percents", type=int, nargs="*", default=HEAVY_PERCENTS, help="default: 100 150 200")
+    parser.add_argument("--demo-percents", type=int, nargs="*", default=DEMO_PERCENTS, help="of the other version")
+    parser.add_argument("--server-cores", default="0", help="as taskset -c reads them; default: 0")
+    parser.add_argument("--load-cores", default="1", help="default: 1")
+    parser.add_argument("--csv", type=Path, help="append the runs to this file")
+    return parser
