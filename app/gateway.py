@@ -231,7 +231,8 @@ class Gateway:
         """
         predicted_ms = self._batcher.predicted_ms(call.batch_kind)
         try:
-            return call.fitting(call.offers, predicted_ms)
+            plan = call.fitting(call.offers, self._batcher.guarded_ms(call.batch_kind))
+            return replace(plan, server_ms=predicted_ms, predicted_ms=plan.network_ms + predicted_ms)
         except BudgetTooSmall as refusal:
             if self._batcher.is_out_of_date(call.batch_kind):
                 # a slow batch may be all that is known: without a trial nobody would be served ever again

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from deployments.compute_estimate import ComputeEstimate
+from deployments.forecast import ArrivalRate, PredictionGuard
 from duet.protocol.errors import Overloaded
 
 Item = TypeVar("Item")
@@ -58,6 +59,7 @@ class _Entry(Generic[Item, Result]):
     key: Hashable = field(compare=False)
     item: Item = field(compare=False)
     future: "asyncio.Future[Batched[Result]]" = field(compare=False)
+    predicted_ms: float = field(compare=False)
     batch: "_Batch[Item, Result] | None" = field(default=None, compare=False)
 
 
@@ -74,6 +76,7 @@ class _Cost:
     """What is known of the batches of one key."""
 
     estimate: ComputeEstimate = field(default_factory=ComputeEstimate)
+    guard: PredictionGuard = field(default_factory=PredictionGuard)
     finished_s: float = -math.inf
 
 
@@ -103,7 +106,7 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         self._running: dict[int, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._costs: dict[Hashable, _Cost] = {}
-        self._arrivals = 0
+        self._arrivals, self._rate = 0, ArrivalRate()
         self._is_scheduled = False
 
     async def submit(self, item: Item, *, key: Hashable, deadline_s: float, priority: int = 0) -> Batched[Result]:
@@ -130,7 +133,9 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Batched[Result]] = loop.create_future()
         self._arrivals += 1
-        entry = _Entry(priority, deadline_s, self._arrivals, self._clock(), key, item, future)
+        now_s, predicted_ms = self._clock(), self.predicted_ms(key)
+        self._rate.note(now_s)
+        entry = _Entry(priority, deadline_s, self._arrivals, now_s, key, item, future, predicted_ms)
         heapq.heappush(self._waiting, entry)
         if not self._is_scheduled:
             # at the end of this turn of the loop, so that requests read from the sockets together leave together
@@ -143,13 +148,21 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             raise
 
     def predicted_ms(self, key: Hashable) -> float:
-        """Estimate queue and compute of a request that would arrive now."""
+        """Estimate queue and compute of a request that would arrive now, and of those who join its batch after it."""
+        now_s = self._clock()
         batches_ahead, place = divmod(len(self._waiting), self._limits.max_batch)
         estimate = self._cost(key).estimate
         wait_ms = batches_ahead * estimate.predict_ms(self._limits.max_batch) / self._limits.in_flight
         if len(self._running) >= self._limits.in_flight:
-            wait_ms += max(0.0, (min(self._running.values()) - self._clock()) * 1000)
-        return wait_ms + estimate.predict_ms(place + 1)
+            wait_ms += max(0.0, (min(self._running.values()) - now_s) * 1000)
+        joining = self._rate.at(now_s) * wait_ms / 1000
+        return wait_ms + estimate.predict_ms(min(self._limits.max_batch, place + 1 + joining))
+
+    def guarded_ms(self, key: Hashable) -> float:
+        """Estimate by when nearly every request would be done that arrives now; the same where nobody is in its way."""
+        predicted_ms = self.predicted_ms(key)
+        is_idle = not (self._running or self._waiting)
+        return predicted_ms if is_idle else predicted_ms + self._cost(key).guard.beyond(predicted_ms)
 
     def compute_ms(self, key: Hashable) -> float:
         """Estimate the compute of a request that meets an empty queue."""
@@ -224,7 +237,10 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             return now_s + estimate.predict_ms(size) / 1000
 
         size, soonest_s = 1, alike[0].deadline_s
-        while size < most and done_s(size + 1) <= (soonest_s := min(soonest_s, alike[size].deadline_s)):
+        # with what a batch may take longer: one that just fits by the mean is late every second time
+        while size < most and now_s + estimate.upper_ms(size + 1) / 1000 <= (
+            soonest_s := min(soonest_s, alike[size].deadline_s)
+        ):
             size += 1
         left = alike[size : size + self._limits.max_batch]
         if not left or done_s(size) + done_s(len(left)) - now_s <= min(entry.deadline_s for entry in left):
@@ -243,7 +259,9 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             outcomes = [(entry, error) for entry in batch]
         # before anybody who waits is told, so that who asks again finds the slot free
         del self._running[batch[0].sequence]
+        guard, now_s = self._cost(batch[0].key).guard, self._clock()
         for entry, result in outcomes:
+            guard.learn((now_s - entry.arrived_s) * 1000 - entry.predicted_ms)
             if entry.future.done():
                 continue
             if isinstance(result, Exception):

@@ -4,13 +4,19 @@
 
 ``n`` devices in the batch, ``a`` milliseconds a device, ``b`` milliseconds a batch. Both come from least squares whose
 observations fade, with every further batch and with every second of silence: the estimate follows a machine that warms
-up or gets busy, and one slow batch is not held against a model for long.
+up or gets busy, and one slow batch is not held against a model for long. How far batches were from the line, as a part
+of it, fades likewise and says how long one takes that takes long.
 """
+
+import math
 
 _FADING_A_BATCH = 0.95
 _FADING_A_SECOND = 0.5
 _PRIOR_MS = 5.0
 _SPREAD_NEEDED = 0.25
+_PRIOR_DEVIATION, _DEVIATIONS = 0.1, 2.0
+# a batch beyond twice its prediction was interrupted: how long it was says nothing of the next
+_MOST_OFF, _LEAST_MS = 1.0, 0.01
 
 
 class ComputeEstimate:
@@ -18,9 +24,13 @@ class ComputeEstimate:
 
     def __init__(self) -> None:
         self._weight = self._n = self._t = self._nn = self._nt = 0.0
+        self._variance = _PRIOR_DEVIATION**2
 
     def observe(self, size: int, elapsed_ms: float, *, silence_s: float = 0.0) -> None:
         """Learn from a batch of ``size`` devices that took ``elapsed_ms``, begun ``silence_s`` after the one before."""
+        if self._weight:
+            off = min(elapsed_ms / max(self.predict_ms(size), _LEAST_MS) - 1.0, _MOST_OFF)
+            self._variance += (1.0 - _FADING_A_BATCH) * (off * off - self._variance)
         fading = _FADING_A_BATCH * _FADING_A_SECOND**silence_s
         self._weight = self._weight * fading + 1.0
         self._n = self._n * fading + size
@@ -28,7 +38,11 @@ class ComputeEstimate:
         self._nn = self._nn * fading + size * size
         self._nt = self._nt * fading + size * elapsed_ms
 
-    def predict_ms(self, size: int) -> float:
+    def upper_ms(self, size: int) -> float:
+        """Estimate by when nearly every batch of ``size`` devices is done."""
+        return self.predict_ms(size) * (1.0 + _DEVIATIONS * math.sqrt(self._variance))
+
+    def predict_ms(self, size: float) -> float:
         """Estimate a batch of ``size`` devices; a fixed guess before the first observation."""
         if not self._weight:
             return _PRIOR_MS

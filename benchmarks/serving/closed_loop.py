@@ -1,6 +1,7 @@
 """Closed loop with ``wrk``: so many connections, each with its next request as soon as it has the answer."""
 
 import json
+import math
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def load(url: str, model: str, bodies: Path, *, connections: int, seconds: float
         model: Whose parameters.
         bodies: File of requests.
         connections: How many at once.
-        seconds: How long.
+        seconds: How long; whole ones, so it is rounded up.
         cores: The cores of the generator, as ``taskset -c`` reads them.
 
     Raises:
@@ -56,7 +57,7 @@ def load(url: str, model: str, bodies: Path, *, connections: int, seconds: float
     """
     if shutil.which("wrk") is None:
         raise FileNotFoundError("Expected wrk on the PATH, got none. Install it (Debian, Ubuntu: apt install wrk).")
-    line = ["taskset", "-c", cores, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s"]
+    line = ["taskset", "-c", cores, "wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "--timeout", "10s"]
     line += ["-s", str(_SCRIPT), f"{url}/v1/models/{model}/parameters", "--", str(bodies)]
     finished = subprocess.run(line, capture_output=True, text=True)
     results = [told for told in finished.stdout.splitlines() if told.startswith("result ")]

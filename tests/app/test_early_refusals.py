@@ -1,5 +1,6 @@
 """What is refused before the gateway sees it is counted once, by its code; the gateway counts what it refuses."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
@@ -51,10 +52,8 @@ def counted(gateway: Gateway) -> dict[tuple[str, ...], float]:
 
 
 async def slowly() -> AsyncGenerator[bytes, None]:
-    import asyncio
-
     yield b"{"
-    await asyncio.sleep(5)
+    await asyncio.Event().wait()
 
 
 REQUESTS = {

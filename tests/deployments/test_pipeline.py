@@ -396,32 +396,3 @@ async def test_a_fault_of_ours_is_no_outage() -> None:
 
     with pytest.raises(RuntimeError, match="a fault"):
         await SplitPipeline(quiet, quiet, InProcessHandle(composer)).run([order(0)])
-
-
-class HeldStage:
-    """Holds every batch until it is cancelled."""
-
-    def __init__(self) -> None:
-        self.began, self.cancelled = asyncio.Event(), 0
-
-    async def generate(self, *arguments: object, **options: object) -> None:
-        self.began.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-
-
-async def test_a_batch_that_is_cancelled_is_cancelled_at_the_stage_that_has_it() -> None:
-    held = HeldStage()
-    pipeline = SplitPipeline(*map(InProcessHandle, (QuietStage(), held, DyingComposer())))
-    running = asyncio.create_task(pipeline.run([order(0)]))
-    await held.began.wait()
-
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    await asyncio.sleep(0)
-
-    assert held.cancelled == 1
