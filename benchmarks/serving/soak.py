@@ -112,8 +112,8 @@ def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     models, model = versions.chosen(options)
     with pinned(ours(models, model), cores=options.server_cores) as url:
-        rate = _capacity(options, url, models, model) * options.percent / 100
-        print(f"{options.percent} % of the measured capacity: {rate:,.0f} requests/s", flush=True)
+        rate = options.rate or _capacity(options, url, models, model) * options.percent / 100
+        print(f"{rate:,.0f} requests/s", flush=True)
         asked = encoded(bodies(models, model, budget_ms=options.budget_ms, link=NO_NETWORK))
         load = OpenLoop(f"{url}/v1/models/{model}/parameters", asked, options.budget_ms, lambda _: rate)
         readings, outcomes, refused_to_send = _watched(options, load)
@@ -200,7 +200,7 @@ def _name(process: psutil.Process) -> str:
     """Name a process so that it is the same in every run: what Ray calls its actor, else the script or program."""
     line: list[str] = process.cmdline()
     if line and line[0].startswith("ray::"):
-        return line[0].split()[0]
+        return line[0].split()[0].partition(".")[0]  # without the method that it is in
     scripts = [os.path.basename(word) for word in line[1:] if word.endswith(".py")]
     name: str = process.name()
     return scripts[0] if scripts and "python" in name else name
@@ -239,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     versions.add_options(parser)
     parser.add_argument("--minutes", type=float, default=60.0, help="default: 60")
     parser.add_argument("--percent", type=float, default=70.0, help="of the measured capacity; default: 70")
+    parser.add_argument("--rate", type=float, help="requests a second, instead of a share of the capacity")
     parser.add_argument("--every-s", type=float, default=5.0, help="between two readings; default: 5")
     parser.add_argument("--capacity-s", type=float, default=10.0, help="of closed loop beforehand; default: 10")
     parser.add_argument("--budget-ms", type=float, default=50.0, help="the server's share; default: 50")
