@@ -22,6 +22,7 @@ from benchmarks.serving import versions
 from benchmarks.serving.bodies import NO_NETWORK, SMALLEST, bodies, encoded
 from benchmarks.serving.local_cluster import LocalCluster, local_cluster
 from benchmarks.serving.open_loop import OpenLoop, Reply, count, quantile
+from benchmarks.serving.verdict import Claim, at_most, conclude
 
 _ROOT = Path(__file__).resolve().parents[2]
 _STAGE = "ParameterGenerator"
@@ -29,6 +30,7 @@ _POLL_S = 0.25
 _START_S = 180.0
 _WINDOW_S = 5
 _SHARE_IN_TIME = 0.99
+_MOST_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def main(argv: Sequence[str]) -> None:
     plot(seconds, phases, arguments.budget_ms, arguments.plot)
     for line in report(load, seconds, phases):
         print(line)
+    conclude(claims(load, seconds, phases))
 
 
 def serve_config(arguments: argparse.Namespace, models: Path, model: str) -> dict[str, Any]:
@@ -109,6 +112,8 @@ def serve_config(arguments: argparse.Namespace, models: Path, model: str) -> dic
         "batch_ms": arguments.batch_ms,
         "device_ms": arguments.device_ms,
         "max_batch": arguments.max_batch,
+        # the stage sees the wait of what is on its way only: with one batch beside the running one there is hardly any
+        "batches_in_flight": arguments.batches_in_flight,
     }
     (stage,) = (deployment for deployment in application["deployments"] if deployment["name"] == _STAGE)
     scaling = stage["autoscaling_config"]
@@ -172,6 +177,20 @@ def report(load: OpenLoop, seconds: Sequence[Second], phases: Phases) -> list[st
         f"replicas of {_STAGE}: {seconds[0].replicas} before, {most} at most, {seconds[-1].replicas} at the end",
         f"back inside the budget {seconds_until_inside(seconds, phases):g} s after the step",
         f"after the load had gone: {dict(count(after))}, {sum(reply.retried for reply in after)} retried",
+    ]
+
+
+def claims(load: OpenLoop, seconds: Sequence[Second], phases: Phases) -> list[Claim]:
+    """Hold what was found against what was to be shown."""
+    most, last = max(second.replicas for second in seconds), seconds[-1].replicas
+    lost = sum(reply.retried or reply.outcome == "failed" for reply in load.replies)
+    return [
+        at_most(
+            "seconds until it is inside the budget again", seconds_until_inside(seconds, phases), _MOST_SECONDS, ".0f"
+        ),
+        Claim("replicas at most, and at the end", f"{most}, {last}", "fewer at the end", last < most),
+        at_most("requests lost, the first time too", lost, 0, ".0f"),
+        at_most("requests that the generator could not send", load.dropped, 0, ".0f"),
     ]
 
 
@@ -248,6 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-ms", type=float, default=30.0, help="what a batch costs the generator")
     parser.add_argument("--device-ms", type=float, default=15.0, help="what each device in it adds")
     parser.add_argument("--max-batch", type=int, default=2)
+    parser.add_argument("--batches-in-flight", type=int, default=5, help="at least, however few replicas there are")
     parser.add_argument("--most-replicas", type=int, default=4)
     parser.add_argument("--downscale-delay-s", type=float, default=10.0)
     parser.add_argument("--csv", type=Path, default=Path("autoscaling.csv"))

@@ -26,6 +26,7 @@ def test_replicas_follow_the_load_and_no_request_is_lost(tmp_path: Path) -> None
         "--downscale-delay-s",
         "3",
         seconds=PATIENCE_S,
+        has_verdict=True,
     )
 
     before, during, after = seconds[:STEP_S], seconds[STEP_S:DROP_S], seconds[DROP_S:]

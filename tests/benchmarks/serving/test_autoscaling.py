@@ -12,12 +12,13 @@ from benchmarks.serving.autoscaling import (
     Phases,
     Second,
     _parser,
+    claims,
     plot,
     seconds_until_inside,
     serve_config,
     summarize,
 )
-from benchmarks.serving.open_loop import Reply
+from benchmarks.serving.open_loop import OpenLoop, Reply
 from benchmarks.serving.paced import PacedGenerator, PacedGeneratorReplica, PacedSettings, build_app
 from deployments.parameter_generator import ParameterGenerator
 from duet.protocol.representation import Representation
@@ -57,6 +58,21 @@ def test_requests_are_counted_in_the_second_in_which_they_were_due() -> None:
     assert seconds[0] == Second(0, 2, 1, 1, 0, 0, 0, 100, 500, -100, -100, 1)
     assert (seconds[1].due, seconds[1].refused, seconds[1].failed, seconds[1].retried) == (2, 1, 1, 1)
     assert (seconds[1].replicas, seconds[2].due, len(seconds)) == (2, 0, 40)
+
+
+def test_every_claim_can_fail() -> None:
+    def failing(bad: set[int], last: int, *replies: Reply, dropped: int = 0) -> int:
+        seconds = [replace(second, replicas=last if second.second > 35 else 2) for second in history(bad)]
+        load = OpenLoop("", [b""], 400, PHASES.at, replies=list(replies), dropped=dropped)
+        return [not claim.holds for claim in claims(load, seconds, PHASES)].index(True)
+
+    good = replace(history(set())[0], replicas=1)
+    load = OpenLoop("", [b""], 400, PHASES.at, replies=[Reply(0.0, 9.0, "in-time", 200)])
+    assert all(claim.holds for claim in claims(load, [replace(good, replicas=2), *history(set())[1:]], PHASES))
+    assert failing(set(range(10, 30)), 1) == 0
+    assert failing(set(), 2) == 1
+    assert failing(set(), 1, Reply(0.0, 9.0, "in-time", 200, retried=True)) == 2
+    assert failing(set(), 1, dropped=1) == 3
 
 
 def test_the_load_steps_up_and_back() -> None:
