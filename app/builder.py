@@ -63,8 +63,9 @@ class GatewayReplica:
             body_timeout_s=settings.body_timeout_s,
             access=Access.from_settings(settings),
         )
-        self._listener = None if settings.listen is None else Listener(self._api, settings.listen)
-        if self._listener is not None:
+        self._listener: Listener | None = None
+        if settings.listen is not None:
+            self._listener = Listener(self._api, settings.listen, on_refusal=self._telemetry.refused)
             await self._listener.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -8,7 +8,8 @@ on readers that stall, and an end to the work on a request whose client has gone
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -35,18 +36,21 @@ _POLL_S = 0.005
 class Listener:
     """Listens on one address for as long as a replica lives; several replicas of a node may share the address."""
 
-    def __init__(self, app: ASGIApp, listen: Listen) -> None:
+    def __init__(
+        self, app: ASGIApp, listen: Listen, *, on_refusal: Callable[[RequestError], None] = lambda _: None
+    ) -> None:
         """Prepare to serve ``app``; ``start`` does.
 
         Args:
             app: What answers the requests.
             listen: Where.
+            on_refusal: Told of what never becomes a request of ``app``.
         """
         self._listen = listen
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=_Connection,
+                http=partial(_Connection, on_refusal=on_refusal),  # type: ignore[arg-type]  # called like a class
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -111,8 +115,9 @@ class _Server(uvicorn.Server):
 class _Connection(HttpToolsProtocol):
     """HTTP as uvicorn speaks it, with limits on what comes before the body and on what is not read."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, on_refusal: Callable[[RequestError], None], **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._on_refusal = on_refusal
         self._application, self.app = self.app, self._answer
         self._answering: asyncio.Task[None] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -200,6 +205,7 @@ class _Connection(HttpToolsProtocol):
     def _refuse(self, error: RequestError) -> None:
         """Answer what never becomes a request of the application, and close."""
         self._has_head()
+        self._on_refusal(error)
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.close()  # an answer to the request before may be half written
             return

@@ -19,6 +19,7 @@ from app.boundary import HEADER_LIMIT_BYTES
 from app.listener import Listener
 from app.ports import free_port
 from app.settings import Listen
+from duet.protocol.errors import RequestError
 
 PATIENCE_S = 20
 PIECE = b"x" * 1_000_000
@@ -53,6 +54,7 @@ class Served:
 
     def __init__(self, port: int) -> None:
         self.port, self.app = port, Echo()
+        self.refused: list[RequestError] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -60,7 +62,7 @@ class Served:
         self.run(self.listener.start)
 
     async def _make(self) -> Listener:
-        return Listener(self.app, Listen(port=self.port))
+        return Listener(self.app, Listen(port=self.port), on_refusal=self.refused.append)
 
     def begin(self, call: Callable[[], Awaitable[object]]) -> "Future[object]":
         async def called() -> object:
@@ -148,6 +150,7 @@ def test_what_is_no_request_is_told_so_and_never_arrives(served: Served, sent: b
 
     assert status in line
     assert told == code
+    assert [error.code for error in served.refused] == [code]
     assert not served.app.entered.is_set()
 
 
