@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 
@@ -98,7 +99,7 @@ class SimulatedDevice:
         histories: Raw item ids of devices, oldest first.
         length: Items that a sample has at most.
         profile: Name of its network profile.
-        random: Its own source of chance.
+        random: Its source of chance.
         items_per_step: Mean number of items that it touches between two requests; it may be none.
     """
 
@@ -113,7 +114,7 @@ class SimulatedDevice:
     ) -> None:
         self.profile = profile
         self.link = PROFILES[profile]
-        self._histories, self._length, self._random = histories, length, random
+        self._histories, self._length, self.random = histories, length, random
         self._stop = items_per_step / (1 + items_per_step)
         self._place = random.randrange(len(histories))
         self._end = random.randint(1, len(self._history))
@@ -131,7 +132,7 @@ class SimulatedDevice:
 
     def act(self) -> None:
         """Touch the next items."""
-        while self._random.random() < self._stop:
+        while self.random.random() < self._stop:
             self._end += 1
         if self._end > len(self._history):
             self._place, self._end, self._held = (self._place + 1) % len(self._histories), 1, None
@@ -151,3 +152,37 @@ class SimulatedDevice:
     @property
     def _history(self) -> Sequence[int]:
         return self._histories[self._place]
+
+
+class Population:
+    """Devices of which some ask much more often than others: the n-th most active one as often as ``1 / n ** skew``.
+
+    Args:
+        histories: Raw item ids of devices, oldest first.
+        count: How many devices there are.
+        length: Items that a sample has at most.
+        mix: Their networks.
+        random: Source of all chance in it.
+        skew: Exponent of Zipf's law; with 0 all are equally active.
+    """
+
+    def __init__(
+        self,
+        histories: Sequence[Sequence[int]],
+        count: int,
+        *,
+        length: int,
+        mix: NetworkMix,
+        random: Random,
+        skew: float = 0.8,
+    ) -> None:
+        self._random = random
+        self._devices = [
+            SimulatedDevice(histories, length=length, profile=mix.draw(random), random=random) for _ in range(count)
+        ]
+        self._shares = list(accumulate(1 / (rank + 1) ** skew for rank in range(count)))
+
+    def draw(self) -> tuple[int, SimulatedDevice]:
+        """Draw who asks next; its number stays the same for the whole run."""
+        (number,) = self._random.choices(range(len(self._devices)), cum_weights=self._shares)
+        return number, self._devices[number]

@@ -15,6 +15,7 @@ from duet.protocol.signature import SequenceSignature
 
 TABLE = LayerTable((DynamicLayer("output", outputs=6, inputs=7),))
 SIGNATURE = SequenceSignature(length=10)
+FIELDS = {"device", "sample", "link", "budget_ms", "current"}
 FACTORS, FULL = Representation.parse("factors-r2-int8"), Representation.parse("full-float16")
 
 
@@ -66,6 +67,22 @@ def keep(sample):
     return 204, headers | {"duet-plan": "keep"}, b""
 
 
+def refusal_of(body, content_type):
+    """Status with which a request is refused that is wrong; None for one that is right."""
+    if len(body) > 2**20:
+        return 413
+    if content_type != "application/json":
+        return 415
+    try:
+        asked = json.loads(body)
+    except ValueError:
+        return 400
+    budget_ms = asked.get("budget_ms")
+    if not isinstance(budget_ms, int | float) or budget_ms <= 0 or asked.keys() - FIELDS:
+        return 400
+    return None if isinstance(asked["sample"], list) and asked["sample"] else 422
+
+
 class ServingFake:
     """The fake as a context manager; ``respond`` may be replaced."""
 
@@ -73,6 +90,7 @@ class ServingFake:
         self.manifest = manifest_bytes()
         self.models = ("demo",)
         self.asked: list[dict] = []
+        self.refused: list[int] = []
         self.downloads = 0
         self.authorizations: set[str | None] = set()
         self.paths: list[str] = []
@@ -96,7 +114,13 @@ class ServingFake:
                 self._send(200 if is_known else 404, json_headers, fake.manifest if is_known else b"")
 
             def do_POST(self):
-                asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                body = self.rfile.read(int(self.headers["content-length"]))
+                refusal = refusal_of(body, self.headers["content-type"])
+                if refusal is not None:
+                    fake.refused.append(refusal)
+                    self._send(refusal, {"content-type": "application/problem+json"}, b'{"code": "refused"}')
+                    return
+                asked = json.loads(body)
                 fake.asked.append(asked)
                 self._send(*fake.respond(asked))
 
