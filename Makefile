@@ -38,8 +38,8 @@ train: $(READY) ## Train a generator: make train ARGS="CONFIG.yaml"
 evaluate: $(READY) ## Measure a trained run on held-out data: make evaluate ARGS="runs/RUN"
 	@$(BIN)/duet evaluate $(ARGS)
 
-loadtest: $(READY) ## Put a running server under load: make loadtest ARGS="--host http://127.0.0.1:8000"
-	@$(BIN)/locust -f loadtest/locustfile.py $(ARGS)
+loadtest: $(READY) ## Bring the service up, put it under load, and report: make loadtest ARGS="spike"
+	@$(BIN)/duet loadtest $(ARGS)
 
 bench: $(READY) ## Time an epoch of training, static and generated models, both losses
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -60,7 +60,7 @@ class OverTime:
                 self._step(axes, values, colour, outcome, width=1.8)
         dropped = [each.counts["dropped"] / self._width for each in self._bins]
         if any(dropped):
-            self._step(axes, dropped, "#000000", "dropped: never sent", width=1.8, style=":")
+            self._step(axes, dropped, "#000000", "dropped", width=1.8, style=":")
         axes.set_ylim(bottom=0)
         return self._finished(figure, axes)
 
@@ -69,7 +69,7 @@ class OverTime:
         figure, axes = self._figure("ms from due to the last byte")
         for name, (share, colour) in PERCENTILES.items():
             self._step(axes, [each.quantile_ms(LATENCY, share) for each in self._bins], colour, name, width=1.5)
-        axes.axhline(server_share_ms, color=BAD, lw=1, ls="--", label=f"server share {server_share_ms:g} ms")
+        axes.axhline(server_share_ms, color=BAD, lw=1, ls="--", label=f"share {server_share_ms:g} ms")
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         return self._finished(figure, axes)
@@ -81,9 +81,10 @@ class OverTime:
             100 * (1 - each.of("outcome").get("in-time", 0) / each.counts["due"]) if each.counts["due"] else math.nan
             for each in self._bins
         ]
-        axes.fill_between(self._starts, shares, step="post", color=BAD, alpha=0.25, lw=0)
+        edges = [*self._starts, float(self.end_s)]
+        axes.fill_between(edges, [*shares, shares[-1]], step="post", color=BAD, alpha=0.25, lw=0)
         self._step(axes, shares, BAD, "not in time", width=1.5)
-        axes.axhline(100 * (1 - IN_TIME_SHARE), color=INK, lw=1, ls="--", label="1 %, where the knee is drawn")
+        axes.axhline(100 * (1 - IN_TIME_SHARE), color=INK, lw=1, ls="--", label="1 %: the knee")
         axes.set_ylim(0, max(5.0, *(share * 1.1 for share in shares if not math.isnan(share)), 0))
         return self._finished(figure, axes)
 
@@ -115,7 +116,7 @@ class OverTime:
         """Draw what the load generator took, and how late it sent."""
         figure, axes = self._figure("% of a core", height=1.9)
         cpu = [100 * each.gauges.get(CPU, math.nan) for each in self._bins]
-        self._step(axes, cpu, COOL, "CPU of the busiest process", width=1.5)
+        self._step(axes, cpu, COOL, "CPU, busiest process", width=1.5)
         axes.axhline(90, color=BAD, lw=1, ls="--", label="limit")
         axes.set_ylim(0, 110)
         lag = axes.twinx()
@@ -200,7 +201,7 @@ class OverTime:
             axes.axvline(phase.start_s, color=GRID, lw=1, zorder=0)
         for event in self._run.events:
             axes.axvline(event.at_s, color=INK, lw=1.2, ls="-.")
-        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.06, 1.0), frameon=False, handlelength=1.4)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.05, 1.0), frameon=False, handlelength=1.4)
         return figure
 
 
@@ -239,13 +240,13 @@ def latency_over_load(run: Run, phases: Sequence[PhaseFigures]) -> Figure | None
         _mark_knee(axes, knee, points)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlim(left=0)
     axes.set_xlabel("updates due a second" if run.plan.kind == "open" else "updates a second", fontsize=9)
     axes.set_ylabel("ms from due to the last byte" if run.plan.kind == "open" else "ms", fontsize=9)
     saturation = run.plan.saturation
     if saturation is not None and saturation.points:
-        axes.axvline(saturation.capacity_rps, color=MUTED, lw=1.2, ls="--", label="capacity, closed loop")
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.06, 1.0), frameon=False)
+        axes.axvline(saturation.capacity_rps, color=MUTED, lw=1.2, ls="--", label="closed-loop capacity")
+    axes.set_xlim(0, 1.08 * max(*loads, saturation.capacity_rps if saturation else 0.0))
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.05, 1.0), frameon=False)
     return figure
 
 
@@ -273,7 +274,7 @@ def _mark_knee(axes: Axes, knee: PhaseFigures | None, points: Sequence[PhaseFigu
 def _framed(height: float) -> tuple[Figure, Axes]:
     """Make a plot whose axes begin and end where those of all others do."""
     figure = Figure(figsize=(_WIDTH, height))
-    figure.subplots_adjust(left=0.075, right=0.79, top=1 - 0.25 / height, bottom=0.45 / height)
+    figure.subplots_adjust(left=0.075, right=0.76, top=1 - 0.25 / height, bottom=0.45 / height)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)

@@ -23,9 +23,11 @@ from loadtest.updates import OUTCOMES
 
 HTML, JSON, CSV = "report.html", "report.json", "seconds.csv"
 
-_VERDICTS = {0: ("passed", "pass"), 1: ("missed its objectives", "fail"), 3: ("says nothing", "void")}
+_VERDICTS = {0: ("met its objectives", "pass"), 1: ("missed its objectives", "fail"), 3: ("says nothing", "void")}
+_VOID = 3
 _CPU_LIMIT = 0.9
 _MOST_FAULTS = 12
+_ENOUGH_FOR_P999 = 100_000
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,17 @@ def write_report(folder: Path, run: Run, slo: Path) -> Result:
     _write(folder / CSV, _csv(run))
     _write(folder / JSON, _json(run, figures, phases, checks, code))
     _write(folder / HTML, _html(run, figures, phases, checks, code))
-    lines = [f"{headline(run, figures)} The run {_VERDICTS[code][0]}."]
+    lines = [f"{_headline(run, figures, code)} The run {_VERDICTS[code][0]}."]
     lines += [
         f"  missed: {each.figure} {each.limit}, measured {_figure(each.measured)}" for each in checks if not each.holds
     ]
     return Result(code, tuple(checks), (*lines, f"Report: {folder / HTML}"))
 
 
-def headline(run: Run, figures: Figures) -> str:
+def _headline(run: Run, figures: Figures, code: int) -> str:
     """Say in a sentence what was found."""
+    if code == _VOID:
+        return "No result: the load generator was the limit, or the run was cut short."
     if run.plan.kind == "saturation":
         _, phases = run.figures()
         found = saturation_of(phases, _CPU_LIMIT)
@@ -106,6 +110,7 @@ def _summary(figures: Figures) -> str:
         f"{figures.due:,.0f} updates measured, {_percent(figures.in_time_share)} in time, "
         f"{_percent(figures.failed_share)} failed; p50 {_figure(figures.p50_ms)}, p99 {_figure(figures.p99_ms)}, "
         f"p99.9 {_figure(figures.p999_ms)} ms beside the server."
+        + (" So few updates say little about p99.9." if figures.due < _ENOUGH_FOR_P999 else "")
     )
 
 
@@ -121,7 +126,7 @@ def _html(run: Run, figures: Figures, phases: Sequence[PhaseFigures], checks: Se
     faulty = total.of("faulty")
     return environment.get_template("report.html.j2").render(
         run=run,
-        headline=headline(run, figures) if code != 3 else "No result: the load generator was the limit",
+        headline=_headline(run, figures, code),
         verdict=verdict,
         verdict_class=verdict_class,
         summary=_summary(figures),
@@ -144,7 +149,7 @@ def _plots(run: Run, figures: Figures, phases: Sequence[PhaseFigures]) -> list[P
     from_sent = "From sending, by users who wait for replies: a stall counts once, not for all who would have come."
     drawn: list[tuple[str, Figure | None, str]] = [
         (
-            "Latency against load",
+            _knee_title(run, figures),
             latency_over_load(run, phases),
             "A point a phase. Green: loads at which 99 % of the updates were in time; the knee is the largest of them.",
         ),
@@ -175,6 +180,14 @@ def _plots(run: Run, figures: Figures, phases: Sequence[PhaseFigures]) -> list[P
     return [Plot(title, svg(figure), text) for title, figure, text in drawn if figure is not None]
 
 
+def _knee_title(run: Run, figures: Figures) -> str:
+    if run.plan.kind != "open":
+        return "Latency against throughput"
+    if math.isnan(figures.knee_rps):
+        return "Latency against load: none was carried"
+    return f"Latency against load: good to {figures.knee_rps:,.0f} updates a second"
+
+
 def _networks(run: Run) -> list[NetworkRow]:
     total = run.timeline.total
     rows = []
@@ -191,6 +204,7 @@ def _json(run: Run, figures: Figures, phases: Sequence[PhaseFigures], checks: Se
     document = {
         "format": 1,
         "exit_code": code,
+        "headline": f"{_headline(run, figures, code)} The run {_VERDICTS[code][0]}.",
         "run": {
             "kind": run.plan.kind,
             "shape": run.plan.name,

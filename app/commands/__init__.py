@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "keys": "app.commands.keys:app",
     "serve": "app.commands.serve:serve",
     "top": "app.commands.top.command:top",
+    "loadtest": "app.commands.loadtest.command:loadtest",
     "generate": "app.commands.generate:generate",
     "device": "app.commands.device:device",
 }
@@ -43,6 +44,7 @@ EXTRAS: Mapping[str, str] = {
     "keys": "serve",
     "serve": "serve",
     "top": "serve",
+    "loadtest": "serve,train,loadtest",
     "generate": "device",
     "device": "device",
 }

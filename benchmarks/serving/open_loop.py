@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 
 import aiohttp
 
+from loadtest.arrivals import arrivals
+
 Outcome = Literal["in-time", "late", "refused", "failed"]
 """What became of a request. Late (also 504: the server says so itself) and refused (429 or 422) are answers by design;
 failed is what was lost, and lost again when it was asked once more."""
@@ -91,7 +93,7 @@ class OpenLoop:
         self._is_stopped = True
 
     async def _run(self, seconds: float) -> None:
-        draws, due_s, number = random.Random(self.seed), 0.0, 0
+        draws, number = random.Random(self.seed), 0
         connector = aiohttp.TCPConnector(limit=0)
         timeout, no_cookies = aiohttp.ClientTimeout(_PATIENCE_S), aiohttp.DummyCookieJar()
         async with (
@@ -100,7 +102,7 @@ class OpenLoop:
         ):
             started_s = time.perf_counter()
             under_way: set[asyncio.Task[None]] = set()
-            while (due_s := due_s + draws.expovariate(self.rate(due_s))) < seconds:
+            for due_s in arrivals(self.rate, draws, seconds):
                 await asyncio.sleep(started_s + due_s - time.perf_counter())
                 if self._is_stopped:
                     return

@@ -10,7 +10,6 @@ its budget leaves to the server. Load generator and server share the machine: ch
 
 import argparse
 import math
-import shutil
 import tempfile
 import threading
 import time
@@ -31,7 +30,8 @@ from duet.evaluation.provenance import provenance
 from duet.protocol.errors import DuetError
 from duet.protocol.layers import LayerTable
 from duet.protocol.package import ParameterPackage
-from duet.registry import PublishedVersion, Registry
+from duet.registry import Registry
+from duet.registry.copies import publish_copy
 
 _PATIENCE_S, _POLL_S = 60.0, 0.01
 
@@ -127,26 +127,9 @@ def _copies(models: Path, model: str, count: int) -> Iterator[Registry]:
     with tempfile.TemporaryDirectory(prefix="duet-rollover-") as folder:
         registry = Registry(folder)
         for number in range(count + 1):
-            _publish_copy(original, registry, f"copy-{number}")
+            publish_copy(original, registry, f"copy-{number}")
         registry.activate(model, "copy-0")
         yield registry
-
-
-def _publish_copy(original: PublishedVersion, registry: Registry, name: str) -> None:
-    manifest = original.manifest
-    with registry.publish(original.model, name) as pending:
-        for file in manifest.files:
-            shutil.copyfile(original.path(file), pending.folder / file)
-        pending.commit(
-            task=manifest.task,
-            signature=original.signature(),
-            layers=manifest.layers,
-            embedding_dim=manifest.embedding_dim,
-            rank=manifest.rank,
-            heads=manifest.heads,
-            representations=manifest.representations,
-            training=dict(manifest.training) | {"copy_of": original.version},
-        )
 
 
 def _measured(server: RunningServer, registry: Registry, model: str, options: argparse.Namespace) -> Iterator[Row]:
