@@ -57,5 +57,7 @@ def malformed_requests(request: Mapping[str, object]) -> tuple[FaultyRequest, ..
 
 def oversized_request(request: Mapping[str, object], limit_bytes: int = BODY_LIMIT_BYTES) -> FaultyRequest:
     """Make a request that is larger than a server reads."""
-    sample = json.dumps({**request, "sample": list(range(limit_bytes // 5))}).encode()
-    return FaultyRequest("oversized", sample, statuses=(413, 0))
+    # put together and not encoded: milliseconds in which the generator could send nothing else
+    rest = json.dumps({name: value for name, value in request.items() if name != "sample"}).encode()
+    body = rest[:-1] + b', "sample": [' + b"1, " * (limit_bytes // 3) + b"1]}"
+    return FaultyRequest("oversized", body, statuses=(413, 0))

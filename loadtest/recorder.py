@@ -4,6 +4,7 @@ Workers send what they have once a second, and the rest when they stop, before t
 """
 
 import logging
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -76,6 +77,9 @@ class Recorder:
         environment.events.test_stop.add_listener(lambda **_: self._stop())
         if not self._is_worker:
             environment.events.quitting.add_listener(lambda **_: self._quit())
+            if environment.shape_class is not None and options.headless:
+                # Locust handles it only where no shape runs, and would end here without a report
+                gevent.signal_handler(signal.SIGTERM, environment.runner.quit)
 
     def now_s(self) -> float:
         """Return the time since the run started, in this process."""

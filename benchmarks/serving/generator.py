@@ -138,7 +138,7 @@ def _locust(url: str, connections: int, folder: Path, options: argparse.Namespac
 def _write_bodies(path: Path, options: argparse.Namespace) -> None:
     """Write what the simulated devices of the world send, one request a line."""
     version = Registry(options.models).open(options.model)
-    served = ServedVersion.read(version.path("manifest.json").read_bytes())
+    served = ServedVersion.read(version.manifest.to_bytes())
     random = Random(0)
     histories = device_histories(options.world, BODIES, seed=0)
     lines = []
