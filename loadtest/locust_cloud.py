@@ -104,17 +104,21 @@ def _lower(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def end_run_without_model(environment: Environment, client: FastHttpSession) -> None:
-    """Say once which models the cloud serves, and end the run: no device of it would get anything."""
+    """Say which models the cloud serves, and end the run."""
+    with client.get("/v1/models", name="models", catch_response=True) as response:
+        known = model_names(response.content or b"")
+    end_run(
+        environment,
+        f"Expected a model that {environment.host} serves, got --model {environment.parsed_options.model}. "
+        f"Use one of: {', '.join(known) or 'none is served'}.",
+    )
+
+
+def end_run(environment: Environment, reason: str) -> None:
+    """Say once why no device of a run would get anything, and end it."""
     if getattr(environment, "duet_is_ending", False):
         return
     environment.duet_is_ending = True
-    with client.get("/v1/models", name="models", catch_response=True) as response:
-        known = model_names(response.content or b"")
-    _LOGGER.error(
-        "Expected a model that %s serves, got --model %s. Use one of: %s.",
-        environment.host,
-        environment.parsed_options.model,
-        ", ".join(known) or "none is served",
-    )
+    _LOGGER.error("%s", reason)
     # in a greenlet of its own, because it ends this one
     gevent.spawn(environment.runner.quit)

@@ -21,7 +21,7 @@ from locust.exception import StopUser
 from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner, WorkerRunner
 
 from loadtest.arrivals import arrivals
-from loadtest.locust_cloud import LocustCloud, UnknownModel, end_run_without_model
+from loadtest.locust_cloud import LocustCloud, UnknownModel, end_run, end_run_without_model
 from loadtest.options import add_common_options, at_least, existing_file
 from loadtest.profiles import Population, load_mixes
 from loadtest.recorder import Recorder, recorder_of
@@ -167,6 +167,7 @@ class SourceUser(FastHttpUser):  # type: ignore[misc]
             end_run_without_model(environment, self.client)
             raise StopUser from error
         except BadReply as error:
+            end_run(environment, f"Expected a manifest from {environment.host}, got: {error}")
             raise StopUser from error
         self._population = Population(
             histories_of(options.world, options.histories, options.seed),

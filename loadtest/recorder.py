@@ -137,6 +137,7 @@ class Recorder:
     def _start(self) -> None:
         self._started_s, self._ended_s, self._has_warned = time.perf_counter(), None, False
         self.timeline, self.events, self.in_flight = Timeline(), [], 0
+        self._environment.duet_is_ending = False
         self._greenlets = [gevent.spawn(self._watch_itself)]
         if not self._is_worker and self._outputs.folder is not None:
             self._greenlets.append(gevent.spawn(self._watch_replicas))

@@ -79,10 +79,14 @@ def write_report(folder: Path, run: Run, slo: Path) -> Result:
         for event in run.events
     ]
     code = exit_code(checks)
+    texts = {
+        CSV: _csv(run),
+        JSON: _json(run, figures, phases, checks, code),
+        HTML: _html(run, figures, phases, checks, code),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / CSV, _csv(run))
-    _write(folder / JSON, _json(run, figures, phases, checks, code))
-    _write(folder / HTML, _html(run, figures, phases, checks, code))
+    for name, text in texts.items():
+        _write(folder / name, text)
     lines = [f"{_headline(run, figures, code)} The run {_VERDICTS[code][0]}."]
     lines += [
         f"  missed: {each.figure} {each.limit}, measured {_figure(each.measured)}" for each in checks if not each.holds

@@ -10,6 +10,7 @@ decodes and checks every package, which is part of what it costs.
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -54,6 +55,8 @@ class Row:
 def main(arguments: Sequence[str]) -> None:
     """Measure, print, and append to a CSV file if asked to."""
     options = _parser().parse_args(arguments)
+    if shutil.which("wrk") is None:
+        sys.exit("Expected wrk on the PATH, got none. Install it (Debian, Ubuntu: apt install wrk).")
     known = provenance()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
