@@ -19,7 +19,7 @@ from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
 from loadtest.replicas import count_replicas
 from loadtest.report import write_report
 from loadtest.run import Event, LoadPlan, Run
-from loadtest.slo import load_objectives
+from loadtest.slo import GENERATOR, load_objectives
 from loadtest.timeline import CPU, IN_FLIGHT, LAG, LATENCY, SERVICE, USERS, Timeline, bucket_ms
 from loadtest.updates import Update
 
@@ -64,13 +64,15 @@ class Recorder:
         self._greenlets: list[gevent.Greenlet] = []
         self._ended_s: float | None = None
         self._has_warned = False
+        self._cpu_limit = _CPU_LIMIT
         self.timeline = Timeline()
         self.in_flight = 0
         self.plan = LoadPlan()
         self.events: list[Event] = []
         if not self._is_worker and self._outputs.folder is not None:
             # a mistake in the file is told before the run, not after it
-            load_objectives(self._outputs.slo, None)
+            limit = load_objectives(self._outputs.slo, None)[GENERATOR].get("cpu_share")
+            self._cpu_limit = limit.at_most if limit is not None and limit.at_most is not None else _CPU_LIMIT
         if isinstance(environment.runner, MasterRunner):
             environment.runner.register_message(_MESSAGE, self._receive)
         environment.events.test_start.add_listener(lambda **_: self._start())
@@ -158,6 +160,7 @@ class Recorder:
 
     def _report(self, folder: Path) -> None:
         options = self._environment.parsed_options
+        self.timeline.settle()
         run = Run(
             timeline=self.timeline,
             plan=self.plan,
@@ -192,7 +195,7 @@ class Recorder:
                 self._send()
 
     def _warn(self, share: float) -> None:
-        if share > _CPU_LIMIT and not self._has_warned:
+        if share > self._cpu_limit and not self._has_warned:
             self._has_warned = True
             _LOGGER.warning(
                 "The load generator takes %.0f %% of a core: it may be the limit, not the server. "

@@ -19,6 +19,10 @@ CPU, IN_FLIGHT, USERS = "cpu", "in_flight", "users"
 """Gauges: share of a core that the busiest generator process took, requests under way, users."""
 
 
+UNANSWERED = "no answer until the end of the run"
+"""The fault of what had no outcome yet."""
+
+
 def bucket_ms(milliseconds: float) -> float:
     """Round a time to its bucket."""
     return round(milliseconds * BUCKETS_A_MS) / BUCKETS_A_MS
@@ -125,6 +129,13 @@ class Timeline:
     def end_s(self) -> int:
         """The first second after the last one in which anything was due."""
         return max((number + 1 for number, second in self.seconds.items() if second.counts["due"]), default=0)
+
+    def settle(self) -> None:
+        """Count what is due and has no outcome as failed: the run is over, and nobody waits any more."""
+        for second in self.seconds.values():
+            lost = second.counts["due"] - second.counts["dropped"] - sum(second.of("outcome").values())
+            if lost > 0:
+                second.counts.update({"outcome/failed": lost, "rung/failed": lost, f"fault/{UNANSWERED}": lost})
 
     def merge(self, data: Mapping[str, Any]) -> None:
         """Add the seconds that ``take`` spelt elsewhere."""

