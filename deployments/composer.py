@@ -120,7 +120,9 @@ def _answer(
 
 def _device_model_with(prepared: _PreparedComposer, parameters: Parameters) -> bytes:
     """Write the device model with these parameters in the place of the shared ones."""
-    device_model = prepared.device_model
+    # a copy: what is replaced in a message stays in memory until the message goes, so that a kept one grows for ever
+    device_model = onnx.ModelProto()
+    device_model.CopyFrom(prepared.device_model)
     initializers = {tensor.name: tensor for tensor in device_model.graph.initializer}
     for name, (weight, bias) in parameters.items():
         for role, array in (("weight", weight), ("bias", bias)):

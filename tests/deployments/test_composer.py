@@ -73,6 +73,18 @@ def test_one_device_model_does_not_leak_into_the_next(models: Path) -> None:
     onnx.checker.check_model(onnx.load_from_string(contents[1]), full_check=True)
 
 
+def test_device_models_that_were_sent_take_no_memory_of_the_one_they_are_made_of(models: Path) -> None:
+    # protobuf keeps what is replaced in a message until the message goes: a kept one that is changed grows for ever
+    (body,) = bodies_of(models, FACTORS)
+    composer = Composer(models)
+    prepared = composer._versions.get("tiny", "v1")
+    before = prepared.device_model.SerializeToString()
+
+    composer.compose([body], [FACTORS], tags=[TAG], answers=["onnx"], **V1)
+
+    assert prepared.device_model.SerializeToString() == before
+
+
 def test_parameters_that_are_not_finite_are_never_sent(models: Path) -> None:
     (good,) = bodies_of(models, FULL)
 
