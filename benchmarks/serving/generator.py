@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from benchmarks.serving.closed_loop import BODIES, load
+from benchmarks.serving.closed_loop import load
 from benchmarks.serving.pinned import ours, pinned
 from benchmarks.serving.record import append
 from duet.evaluation.provenance import provenance
@@ -29,6 +29,7 @@ from loadtest.profiles import SimulatedDevice, budget_for, device_histories
 from loadtest.replies import ServedVersion
 
 _ROOT = Path(__file__).resolve().parents[2]
+_BODIES = 500
 _SHARE_MS = 5000.0
 _LINK = "wifi"
 _WARM_UP_S = 3.0
@@ -143,9 +144,9 @@ def _write_bodies(path: Path, options: argparse.Namespace) -> None:
     version = Registry(options.models).open(options.model)
     served = ServedVersion.read(version.manifest.to_bytes())
     random = Random(0)
-    histories = device_histories(options.world, BODIES, seed=0)
+    histories = device_histories(options.world, _BODIES, seed=0)
     lines = []
-    for number in range(BODIES):
+    for number in range(_BODIES):
         device = SimulatedDevice(histories, length=served.sample_length, profile=_LINK, random=random)
         request = device.request(f"device-{number}", now_s=0.0)
         budget_ms = budget_for(
