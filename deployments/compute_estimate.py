@@ -17,6 +17,8 @@ _SPREAD_NEEDED = 0.25
 _PRIOR_DEVIATION, _DEVIATIONS = 0.1, 2.0
 # a batch beyond twice its prediction was interrupted: how long it was says nothing of the next
 _MOST_OFF, _LEAST_MS = 1.0, 0.01
+# believed whole, a pause of a second would shut everybody out for many batches
+_MOST_TIMES = 8.0
 
 
 class ComputeEstimate:
@@ -31,6 +33,7 @@ class ComputeEstimate:
         if self._weight:
             off = min(elapsed_ms / max(self.predict_ms(size), _LEAST_MS) - 1.0, _MOST_OFF)
             self._variance += (1.0 - _FADING_A_BATCH) * (off * off - self._variance)
+            elapsed_ms = min(elapsed_ms, _MOST_TIMES * max(self.predict_ms(size), _LEAST_MS))
         fading = _FADING_A_BATCH * _FADING_A_SECOND**silence_s
         self._weight = self._weight * fading + 1.0
         self._n = self._n * fading + size

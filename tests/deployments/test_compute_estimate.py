@@ -52,3 +52,15 @@ def test_silence_makes_one_slow_batch_forgotten() -> None:
         estimate.observe(1, 2.0, silence_s=1.0)
 
     assert estimate.predict_ms(1) < 50
+
+
+def test_one_long_pause_does_not_shut_everybody_out() -> None:
+    estimate = learnt(*[(size, 1.0 + 0.1 * size) for size in (1, 4, 2) * 20], (1, 3000.0))
+
+    assert estimate.predict_ms(1) < 3.0
+
+
+def test_a_machine_that_stays_slow_is_followed() -> None:
+    estimate = learnt(*[(1, 1.0)] * 100, *[(1, 100.0)] * 40)
+
+    assert estimate.predict_ms(1) > 60.0
