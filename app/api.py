@@ -41,6 +41,7 @@ from duet.protocol.errors import (
     UnsupportedMediaType,
     VersionNotReady,
 )
+from duet.protocol.request_frame import MEDIA_TYPE as BINARY
 
 _IMMUTABLE, _CHECK_AGAIN = "max-age=31536000, immutable", "no-cache"
 
@@ -165,7 +166,9 @@ def _add_parameters(app: FastAPI, generation: Generation) -> None:
         RequestTooSlow,
         *_GUARDED,
     )
-    body = {"required": True, "content": {JSON: {"schema": openapi.reference(ParametersRequest)}}}
+    framed = "A sample of bytes: the length of the JSON (u32, little-endian), the JSON of `RequestFields`, the sample."
+    binary = {"schema": {"type": "string", "format": "binary", "description": framed}}
+    body = {"required": True, "content": {JSON: {"schema": openapi.reference(ParametersRequest)}, BINARY: binary}}
 
     async def generate_parameters(model: ModelName, request: Request) -> Response:
         """Generate the parameters that suit a sample, in the best representation that arrives within the budget.

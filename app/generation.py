@@ -3,6 +3,8 @@
 Plain ASGI beside the documented routes: every layer in between costs a request as much as its planning does.
 """
 
+from collections.abc import Callable, Mapping
+
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
@@ -16,9 +18,11 @@ from app.media_types import media_type_of, negotiate
 from app.mistakes import told
 from app.offers import ANSWER_TYPES, JSON
 from app.problems import problem_response
-from app.schemas import ParametersRequest
+from app.schemas import ParametersRequest, RequestFields
 from deployments.telemetry import TRACEPARENT_CHARACTERS, Origin
 from duet.protocol.errors import DuetError, InvalidRequest, NotAcceptable, UnsupportedMediaType
+from duet.protocol.request_frame import MEDIA_TYPE as BINARY
+from duet.protocol.request_frame import split_request
 
 NAME_CHARACTERS = 64
 """Longest name of a model or a version in an address."""
@@ -73,8 +77,8 @@ class Generation:
         if media_type is None:
             raise NotAcceptable(accepts=[headers["accept"][:200]], offered=ANSWER_TYPES)
         content_type = media_type_of(headers.get("content-type"))
-        if content_type != JSON:
-            raise UnsupportedMediaType(received=content_type or "none", expected=[JSON])
+        if content_type not in _READERS:
+            raise UnsupportedMediaType(received=content_type or "none", expected=list(_READERS))
         coding = (headers.get("content-encoding") or _IDENTITY).strip().lower()
         if coding != _IDENTITY:
             error = _unsupported_coding(coding)
@@ -84,7 +88,7 @@ class Generation:
             return response
         content = await request.body()
         origin = Origin(request_id_of(request.scope), headers.get("traceparent", "")[:TRACEPARENT_CHARACTERS])
-        asked = _read(content)
+        asked = _READERS[content_type](content)
         setattr(request.state, _RECORDED, True)  # from here on the gateway counts what becomes of it
         answered = await self._gateway.parameters(
             model, asked, media_type=media_type, upload_bytes=len(content), origin=origin
@@ -112,6 +116,23 @@ def _read(content: bytes) -> ParametersRequest:
         raise InvalidRequest(
             detail=f"{mistakes}. Correct the body: /openapi.json describes it as ParametersRequest."
         ) from error
+
+
+def _read_binary(content: bytes) -> ParametersRequest:
+    try:
+        text, sample = split_request(content)
+        fields = RequestFields.model_validate_json(text)
+    except ValidationError as error:
+        mistakes = told(error.errors(include_url=False))
+        raise InvalidRequest(
+            detail=f"{mistakes}. Correct the JSON in the body: /openapi.json describes it as RequestFields."
+        ) from error
+    except ValueError as error:
+        raise InvalidRequest(detail=f"{error} docs/protocol.md describes the binary request.") from error
+    return ParametersRequest.model_construct(**dict(fields), sample=sample)
+
+
+_READERS: Mapping[str, Callable[[bytes], ParametersRequest]] = {JSON: _read, BINARY: _read_binary}
 
 
 def _unsupported_coding(coding: str) -> UnsupportedMediaType:

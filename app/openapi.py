@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app.problems import MEDIA_TYPE, STATUS
-from app.schemas import PackageAnswer, ParametersRequest, Problem
+from app.schemas import PackageAnswer, ParametersRequest, Problem, RequestFields
 from duet.protocol.errors import DuetError
 
 Document = dict[str, Any]
@@ -19,7 +19,7 @@ Document = dict[str, Any]
 _KEY, _KEY_MEANING = "api_key", "An API key, made by `duet keys create`."
 _REFERENCE = "#/components/schemas/{model}"
 # read and written by hand on the hot path, so FastAPI does not see them
-_MESSAGES: tuple[type[BaseModel], ...] = (ParametersRequest, PackageAnswer, Problem)
+_MESSAGES: tuple[type[BaseModel], ...] = (ParametersRequest, RequestFields, PackageAnswer, Problem)
 
 
 def reference(message: type[BaseModel]) -> Document:

@@ -85,16 +85,10 @@ def _one_of_two(schema: dict[str, Any]) -> None:
 _ONE_OF = ("sample", "embedding")
 
 
-class ParametersRequest(_Message):
-    """A device asks for the parameters that suit its current sample: it sends that one or its embedding, not both."""
-
-    model_config = ConfigDict(json_schema_extra=_one_of_two)
+class RequestFields(_Message):
+    """All that a device says beside its sample: the JSON of a binary request."""
 
     device: str = Field(min_length=1, max_length=128, description="Opaque id; never stored.")
-    sample: object = Field(
-        default=None, description="What the model's signature asks for; checked against its manifest."
-    )
-    embedding: EmbeddingFields = Field(default=None)  # type: ignore[assignment]  # null is no value of it
     budget_ms: float = Field(
         default=200, gt=0, le=MAX_BUDGET_MS, allow_inf_nan=False, description="From sending to the last byte received."
     )
@@ -104,6 +98,24 @@ class ParametersRequest(_Message):
     priority: Literal["low", "normal", "high"] = Field(
         default="normal", description="Who goes first when requests queue."
     )
+
+    @property
+    def network(self) -> Link:
+        """The link in the protocol's terms."""
+        if isinstance(self.link, str):
+            return PROFILES[self.link]
+        return Link(self.link.down_kbps, self.link.up_kbps, self.link.rtt_ms)
+
+
+class ParametersRequest(RequestFields):
+    """A device asks for the parameters that suit its current sample: it sends that one or its embedding, not both."""
+
+    model_config = ConfigDict(json_schema_extra=_one_of_two)
+
+    sample: object = Field(
+        default=None, description="What the model's signature asks for; checked against its manifest."
+    )
+    embedding: EmbeddingFields = Field(default=None)  # type: ignore[assignment]  # null is no value of it
 
     @model_validator(mode="after")
     def _brings_one_thing(self) -> Self:
@@ -120,13 +132,6 @@ class ParametersRequest(_Message):
     def has_embedding(self) -> bool:
         """Whether it brings the embedding, and no sample."""
         return "embedding" in self.model_fields_set
-
-    @property
-    def network(self) -> Link:
-        """The link in the protocol's terms."""
-        if isinstance(self.link, str):
-            return PROFILES[self.link]
-        return Link(self.link.down_kbps, self.link.up_kbps, self.link.rtt_ms)
 
 
 class PackageAnswer(_Message):

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from duet.data.interactions import Interactions
-from duet.data.splits import LeaveOneOut
+from duet.evaluation.exams import Exam, exam_of
 from duet.evaluation.provenance import commit
 from duet.evaluation.representations import (
     Generated,
@@ -33,16 +32,13 @@ from duet.protocol.canonical_json import Json
 from duet.protocol.errors import UnusableRun
 from duet.protocol.manifest import RepresentationRecord
 from duet.protocol.representation import Dtype, Form, Representation
-from duet.protocol.signature import SequenceSignature, Vocabulary
 from duet.registry import PublishedVersion, Registry
 from duet.training import checkpoint
 from duet.training.config import TrainingConfig
-from duet.training.loop import split_of
 from duet.training.networks import build_network
-from duet.training.ranking import ask
+from duet.training.tasks import Data, task_of
 
 GOLDEN_SAMPLES = 8
-MAX_SAMPLE_ITEMS = 1000
 QUALITY_USERS = 1000
 PARITY_TOLERANCE = 1e-4
 
@@ -57,7 +53,7 @@ class Observer:
 
 def publish(
     run: Path,
-    interactions: Interactions,
+    data: Data,
     registry: Registry,
     model: str,
     *,
@@ -67,16 +63,16 @@ def publish(
 ) -> PublishedVersion:
     """Publish the best epoch of a run as a new version of a model.
 
-    Quality is measured on the validation items, through package bytes and the device's ONNX graph; test items are never
-    touched.
+    Quality is measured on the validation part, through package bytes and the device's ONNX graph; the test part is
+    never touched.
 
     Args:
         run: Folder of a ``duet`` run.
-        interactions: The data the run was trained on.
+        data: The data the run was trained on.
         registry: Where to publish.
         model: Name of the model.
         version: Name of the version; the time by default.
-        quality_users: Measure on at most this many users, always the same ones of a data set.
+        quality_users: Measure on at most this many users or devices, always the same ones of a data set.
         observer: Whom to tell.
 
     Raises:
@@ -92,8 +88,8 @@ def publish(
             reason=f"it trained the baseline {config.model!r}, which generates nothing",
             remedy="Train with `model: duet`.",
         )
-    checkpoint.check_data(run, interactions)
-    network = build_network(config, interactions.item_count)
+    checkpoint.check_data(run, data)
+    network = build_network(config, task_of(config, data).outputs)
     assert isinstance(network, DuetNetwork)
     checkpoint.load_best(run, network)
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
@@ -101,32 +97,28 @@ def publish(
             path=run, reason="its best weights are not all finite", remedy="Train again with a lower learning rate."
         )
     network.eval()
-    split = split_of(config, interactions)
-    signature = SequenceSignature(
-        length=config.backbone.length,
-        max_items=MAX_SAMPLE_ITEMS,
-        item_type="integer" if all(isinstance(raw, int) for raw in interactions.item_ids) else "string",
-    )
-    vocabulary = Vocabulary(interactions.item_ids, interactions.titles)
+    exam = exam_of(config, data)
     with registry.publish(model, version) as pending:
         observer.on_stage("Exporting graphs", 0)
-        encoder_onnx = export_encoder(network, signature)
-        device_onnx = export_device_model(network, signature, vocabulary)
+        encoder_onnx = export_encoder(network, exam.signature)
+        device_onnx = export_device_model(network, exam.signature, exam.vocabulary)
         tensors = generator_tensors(network)
-        _write(pending.folder / "vocabulary.json", vocabulary.to_json())
+        _write(pending.folder / "vocabulary.json", exam.vocabulary.to_json())
         (pending.folder / "encoder.onnx").write_bytes(encoder_onnx)
         (pending.folder / "device.onnx").write_bytes(device_onnx)
         save_file(tensors, pending.folder / "generator.safetensors")
-        golden = _golden(network, split, encoder_onnx, device_onnx, tensors, run)
+        few = exam.only(np.arange(min(GOLDEN_SAMPLES, len(exam))))
+        golden = _golden(network, few, encoder_onnx, device_onnx, tensors, run)
         save_file(golden, pending.folder / "golden.safetensors")
-        records = _measure(network, split, encoder_onnx, device_onnx, tensors, quality_users, observer)
-        training = _training(config, split, checkpoint.read_progress(run))
+        records = _measure(network, exam, encoder_onnx, device_onnx, tensors, quality_users, observer)
+        training = _training(config, data.name, exam, checkpoint.read_progress(run))
         title = f"{pending.model}, version {pending.version}"
-        card = _card(title, type(network.meta.backbone).__name__, training, records, quality_users=quality_users)
+        told = exam.card(type(network.meta.backbone).__name__, training, quality_users)
+        card = _card(title, told, training, records)
         (pending.folder / "card.md").write_text(card, encoding="utf-8")
         return pending.commit(
-            task="ranking",
-            signature=signature,
+            task=exam.task,
+            signature=exam.signature,
             layers=network.meta.table,
             embedding_dim=config.generator.embedding_dim,
             rank=config.generator.rank,
@@ -138,31 +130,26 @@ def publish(
 
 def _measure(
     network: DuetNetwork,
-    split: LeaveOneOut,
+    exam: Exam,
     encoder_onnx: bytes,
     device_onnx: bytes,
     tensors: Mapping[str, Tensor],
     quality_users: int,
     observer: Observer,
 ) -> tuple[RepresentationRecord, ...]:
-    users = split.users
-    if len(users) > quality_users:
-        users = np.sort(np.random.default_rng(0).choice(users, quality_users, replace=False))
-    questions = ask(split, users, "validation", network.meta.backbone.config.length)
-    samples = _raw_samples(split, questions.samples)
-    embeddings = _encode(encoder_onnx, questions.samples)
+    if len(exam) > quality_users:
+        exam = exam.only(np.sort(np.random.default_rng(0).choice(len(exam), quality_users, replace=False)))
+    embeddings = _encode(encoder_onnx, exam.inputs)
     generated = Generated(
         network.meta.table, network.sizes.rank, _generate(tensors, embeddings, network.generator.heads)
     )
     offered = offered_representations(network.generator.heads, network.sizes.rank)
-    observer.on_stage("Measuring quality", len(offered) * len(users))
-    return measure_representations(
-        device_onnx, generated, samples, questions, split="validation", on_user=observer.on_measured
-    )
+    observer.on_stage("Measuring quality", len(offered) * len(exam))
+    return measure_representations(device_onnx, generated, exam, split="validation", on_user=observer.on_measured)
 
 
-def _encode(encoder_onnx: bytes, samples: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Run the exported encoder on samples ``[U, T]``: embeddings ``[U, D]``."""
+def _encode(encoder_onnx: bytes, samples: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Run the exported encoder on samples ``[U, T, ...]``: embeddings ``[U, D]``."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(encoder_onnx, options, providers=["CPUExecutionProvider"])
@@ -178,30 +165,22 @@ def _generate(
     return {head: torch.addmm(tensors[f"{head}.bias"], z, tensors[f"{head}.weight"].T).numpy() for head in heads}
 
 
-def _raw_samples(split: LeaveOneOut, samples: NDArray[np.int64]) -> list[list[str | int]]:
-    """Spell samples ``[U, T]`` as devices send them."""
-    ids = np.array([None, *split.interactions.item_ids], object)
-    return [ids[row[row != 0]].tolist() for row in samples]
-
-
 def _golden(
     network: DuetNetwork,
-    split: LeaveOneOut,
+    exam: Exam,
     encoder_onnx: bytes,
     device_onnx: bytes,
     tensors: Mapping[str, Tensor],
     run: Path,
 ) -> dict[str, Tensor]:
     """Return samples and what must come out for them, after checking that what is exported agrees with the network."""
-    questions = ask(split, split.users[:GOLDEN_SAMPLES], "validation", network.meta.backbone.config.length)
-    items = torch.from_numpy(questions.samples)
-    last = (items != 0).sum(1) - 1
-    positions = torch.arange(len(items)) * items.shape[1] + last
+    inputs, positions = torch.from_numpy(exam.inputs), torch.from_numpy(exam.newest)
+    (name,) = exam.signature.input_names
     best: Head = "factors" if "factors" in network.generator.heads else "full"
     with torch.no_grad():
-        embedding = network.embeddings(items).flatten(0, 1)[positions]
-        states, _ = network.condition(items, positions)
-        golden = {"input.items": items, "output.embedding": embedding}
+        embedding = network.embeddings(inputs).flatten(0, 1)[positions]
+        states, _ = network.condition(inputs, positions)
+        golden = {f"input.{name}": inputs, "output.embedding": embedding}
         for head in network.generator.heads:
             values = torch.addmm(tensors[f"{head}.bias"], embedding, tensors[f"{head}.weight"].T)
             golden[f"output.{head}"] = values
@@ -210,13 +189,13 @@ def _golden(
                 residuals = split_values(values, network.meta.table, head, rank=rank, use_rank=rank)
                 golden["output.scores"] = network.meta.scores(states, residuals).contiguous()
         direct = network.meta.scores(states, network.residuals(embedding, Served(best, network.sizes.rank)))
-    exported = torch.from_numpy(_encode(encoder_onnx, questions.samples))
+    exported = torch.from_numpy(_encode(encoder_onnx, exam.inputs))
     _check_parity(run, "encoder.onnx", exported, embedding)
     _check_parity(run, "the folded generator", direct, golden["output.scores"])
     generated = Generated(network.meta.table, network.sizes.rank, {best: golden[f"output.{best}"].numpy()})
     form, rank = (Form.FACTORS, network.sizes.rank) if best == "factors" else (Form.FULL, 0)
-    samples = _raw_samples(split, questions.samples)
-    scored = torch.from_numpy(device_scores(device_onnx, generated, Representation(form, Dtype.FLOAT32, rank), samples))
+    sent = Representation(form, Dtype.FLOAT32, rank)
+    scored = torch.from_numpy(device_scores(device_onnx, generated, sent, exam.samples))
     _check_parity(run, "device.onnx", scored, golden["output.scores"])
     return {name: tensor.clone() for name, tensor in golden.items()}
 
@@ -231,36 +210,31 @@ def _check_parity(run: Path, name: str, exported: Tensor, trained: Tensor) -> No
         )
 
 
-def _training(config: TrainingConfig, split: LeaveOneOut, progress: checkpoint.Progress) -> dict[str, Json]:
-    data = split.interactions
+def _training(config: TrainingConfig, data: str, exam: Exam, progress: checkpoint.Progress) -> dict[str, Json]:
     versions: dict[str, Json] = {name: installed(name) for name in ("torch", "onnx", "numpy")}
     versions["python"] = platform.python_version()
     # the data set is named above; where its file lay is nobody's business
     configuration: dict[str, Json] = json.loads(config.model_dump_json(exclude={"data": {"source"}}))
     return {
-        "dataset": data.name,
-        "users": data.user_count,
-        "items": data.item_count,
-        "interactions": len(data.items),
+        "dataset": data,
+        **exam.facts,
         "seed": config.seed,
         "commit": commit(),
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "seconds": round(progress.seconds, 1),
-        "validation_ndcg@10": round(progress.best_value, 6),
+        f"validation_{exam.metric}": round(progress.best_value, 6),
         "configuration": configuration,
         "versions": versions,
     }
 
 
 def _card(
-    title: str,
-    backbone: str,
-    training: Mapping[str, Json],
-    records: tuple[RepresentationRecord, ...],
-    *,
-    quality_users: int,
+    title: str, told: tuple[str, str, str], training: Mapping[str, Json], records: tuple[RepresentationRecord, ...]
 ) -> str:
+    about, measured, limits = told
+    metric = records[0].quality.metric
+    metric = metric.upper() if metric.startswith("ndcg") else metric
     rows = "\n".join(
         f"| {r.representation} | {r.package_bytes:,} | {r.quality.value:.4f} | "
         f"{r.quality.interval[0]:.4f} to {r.quality.interval[1]:.4f} |"
@@ -268,23 +242,18 @@ def _card(
     )
     return f"""# {title}
 
-A {backbone} ranker whose classifier is generated for each device from its latest items (DUET, arXiv 2209.05227).
-
-**Data.** {training["dataset"]}: {training["users"]} users, {training["items"]} items, {training["interactions"]}
-interactions. Trained on all but the last two items of each user; seed {training["seed"]}; best of
+{about}; seed {training["seed"]}; best of
 {training["epochs"]} epochs: {training["best_epoch"]}.
 
-**Quality.** Full-catalogue NDCG@10 on the validation item of up to {quality_users:,} users, through package bytes and
-the device's ONNX graph, with 95 % bootstrap intervals over users. The best epoch was selected on the same items, so
-expect slightly less on new ones.
+**Quality.** {measured}, through package bytes and
+the device's ONNX graph, with 95 % bootstrap intervals. The best epoch was selected on the same questions, so expect
+slightly less on new ones.
 
-| representation | package bytes | NDCG@10 | 95 % interval |
+| representation | package bytes | {metric} | 95 % interval |
 |---|---|---|---|
 {rows}
 
-**Limits.** It ranks items of its vocabulary only; unknown ids in a sample are ignored. Quality on devices that behave
-unlike the training users is not known. What is uploaded is the sample itself, or its embedding, from
-which much of the sample can be inferred.
+**Limits.** {limits}
 """
 
 

@@ -41,7 +41,8 @@ def evaluate(
 ) -> None:
     """Compare trained runs on held-out items: full catalogue and 1 against 99; differences to `static` with intervals.
 
-    Runs that differ in nothing but the seed are averaged. The table is Markdown, ready for a document. With --grid,
+    Runs that classify are compared by their accuracy on unseen devices. Runs that differ in nothing but the seed are
+    averaged. The table is Markdown, ready for a document. With --grid,
     trains and ranks what a grid of experiments still lacks, and leaves a record of each run.
     """
     import torch
@@ -65,6 +66,9 @@ def evaluate(
         records = _run_grid(grid, Places(runs, results, load), console, data=data, limit=limit, only=only or [])
         if not records:
             return
+    elif _classifies(run or []):
+        _evaluate_devices(run or [], part, data, out, console)
+        return
     else:
         records = _rank(run or [], load, part, console)
     rows = compare(records)
@@ -104,6 +108,44 @@ def _rank(
             records.append(evaluate_run(folder, load(read_run_config(folder)), part))
             progress.advance(task)
     return records
+
+
+def _classifies(folders: list[Path]) -> bool:
+    from duet.training.checkpoint import read_run_config
+
+    return any(read_run_config(folder).task == "classification" for folder in folders)
+
+
+def _evaluate_devices(
+    folders: list[Path], part: "Part", data: str | None, out: Path | None, console: "Console"
+) -> None:
+    """Compare runs that classify, on the unseen devices of a part."""
+    from app.commands.progress import bar
+    from app.commands.train import load_source
+    from duet.data.digits import DigitDevices
+    from duet.evaluation.classification import answer_devices, compare_devices, to_markdown
+    from duet.evaluation.provenance import provenance
+    from duet.protocol.errors import UnusableRun
+    from duet.training.checkpoint import read_run_config
+
+    runs = []
+    with bar(console) as progress:
+        task = progress.add_task("Classifying", total=len(folders))
+        for folder in folders:
+            config = read_run_config(folder)
+            devices = load_source(config.data, seed=config.seed, source=data)
+            if config.task != "classification" or not isinstance(devices, DigitDevices):
+                reason = "it ranks items, and others classify"
+                raise UnusableRun(path=folder, reason=reason, remedy="Compare runs of one task.")
+            runs.append(answer_devices(folder, devices, part))
+            progress.advance(task)
+    rows = compare_devices(runs)
+    typer.echo(to_markdown(rows))
+    if out is not None:
+        document = {"dataset": "digits", "part": part, "rows": [row.to_json() for row in rows], **provenance()}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        console.print(f"Wrote {out}.", soft_wrap=True)
 
 
 def _run_grid(

@@ -37,8 +37,8 @@ def bar(console: Console) -> Progress:
 class TrainingProgress:
     """Shows a training run on a console; use it as a context manager."""
 
-    def __init__(self, console: Console, *, every_epoch: bool = True) -> None:
-        self._console, self._every_epoch = console, every_epoch
+    def __init__(self, console: Console, *, every_epoch: bool = True, metric: str = "NDCG@10") -> None:
+        self._console, self._every_epoch, self._metric = console, every_epoch, metric
         self._bar = bar(console)
         self._task: TaskID | None = None
 
@@ -69,7 +69,7 @@ class TrainingProgress:
         validation = "  ".join(f"{name} {value:.4f}" for name, value in epoch.validation.items())
         star = " *" if progress.best_epoch == epoch.epoch else ""
         self._console.print(
-            f"epoch {epoch.epoch:3}  loss {epoch.loss:.4f}  validation NDCG@10: {validation}{star}  "
+            f"epoch {epoch.epoch:3}  loss {epoch.loss:.4f}  validation {self._metric}: {validation}{star}  "
             f"({epoch.train_s + epoch.validation_s:.1f} s, {epoch.positions / epoch.train_s:,.0f} positions/s)",
             highlight=False,
             soft_wrap=True,

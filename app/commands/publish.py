@@ -22,7 +22,7 @@ def publish(
 
     from app.commands.models import representations_table
     from app.commands.progress import bar
-    from app.commands.train import load_data
+    from app.commands.train import load_source
     from duet.publishing import Observer
     from duet.publishing import publish as publish_run
     from duet.registry import Registry
@@ -30,7 +30,7 @@ def publish(
 
     console = Console()
     config = read_run_config(run)
-    interactions = load_data(config.data, seed=config.seed, source=data)
+    loaded = load_source(config.data, seed=config.seed, source=data)
     registry = Registry(folder)
     served = registry.active(model) if model in registry.models() else None
     if served is not None and not activate:
@@ -40,7 +40,7 @@ def publish(
         task = progress.add_task("Publishing", total=None)
         published = publish_run(
             run,
-            interactions,
+            loaded,
             registry,
             model,
             version=version,
@@ -58,7 +58,7 @@ def publish(
     shared, *others = published.manifest.representations
     if max(other.quality.value for other in others) <= shared.quality.value:
         typer.echo(
-            "No representation ranks better than the shared parameters: devices would gain nothing. Train longer?"
+            "No representation does better than the shared parameters: devices would gain nothing. Train longer?"
         )
     following = (
         f"duet serve --models {folder}"

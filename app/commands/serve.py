@@ -152,6 +152,7 @@ def find_server() -> None:
 
 
 def _announce(settings: "AppSettings", server: "RunningServer") -> None:
+    from duet.protocol.signature import SequenceSignature
     from duet.registry import Registry
 
     registry = Registry(settings.models)
@@ -159,6 +160,8 @@ def _announce(settings: "AppSettings", server: "RunningServer") -> None:
     for name in names:
         typer.echo(f"Serving {name} {registry.active(name)}")
     typer.echo(f"Listening on {server.url} ({settings.placement}, {settings.accelerator}); logs in {server.logs}")
-    sample = sample_text(registry.open(names[0]).vocabulary().ids[:3])
+    published = registry.open(names[0])
+    is_sequence = isinstance(published.signature(), SequenceSignature)
+    sample = sample_text(published.vocabulary().ids[:3]) if is_sequence else "@FILE"
     typer.echo(f"Try: duet device --url {server.url} --model {names[0]} --sample {sample}")
     typer.echo(f"Watch: duet top --url {server.url}")

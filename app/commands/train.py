@@ -8,6 +8,10 @@ import typer
 if TYPE_CHECKING:
     from duet.data.interactions import Interactions
     from duet.training.config import DataOptions, TrainingConfig
+    from duet.training.tasks import Data
+
+METRIC_NAMES = {"ranking": "NDCG@10", "classification": "accuracy"}
+"""What a run is selected on, as a person reads it, by task."""
 
 ConfigArgument = Annotated[
     Path | None,
@@ -25,7 +29,7 @@ def train(
     config: ConfigArgument = None,
     data: Annotated[
         str | None,
-        typer.Option(help="`synthetic`, or the path of a log; overrides the configuration. See docs/data.md."),
+        typer.Option(help="`synthetic`, `digits`, or the path of a log; overrides the configuration. docs/data.md."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="duet, static or capacity-matched.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the configuration's seed.")] = None,
@@ -48,20 +52,18 @@ def train(
     folder = out or Path("runs") / f"{config.stem if config else 'default'}-{chosen.model}-s{chosen.seed}"
     if threads:
         torch.set_num_threads(threads)
-    interactions = load_data(chosen.data, seed=chosen.seed)
-    typer.echo(
-        f"{interactions.name}: {interactions.user_count:,} users, {interactions.item_count:,} items, "
-        f"{len(interactions.items):,} interactions. Run: {folder}"
-    )
+    loaded = load_source(chosen.data, seed=chosen.seed)
+    typer.echo(f"{loaded.name}: {loaded.summary}. Run: {folder}")
     done = read_progress(folder)
     if done.epoch and not done.finished:
         typer.echo(f"Going on after epoch {done.epoch}.")
-    with TrainingProgress(Console(markup=False)) as progress:
-        result = run_training(chosen, interactions, folder, observer=progress.observer)
+    metric = METRIC_NAMES[chosen.task]
+    with TrainingProgress(Console(markup=False), metric=metric) as progress:
+        result = run_training(chosen, loaded, folder, observer=progress.observer)
     is_old = done.finished and done.epoch == result.epoch
     typer.echo(
         f"{'Already finished' if is_old else 'Finished'} after {result.epoch} epochs in {result.seconds:.0f} s. "
-        f"Best epoch {result.best_epoch}: validation NDCG@10 {result.best_value:.4f}. Next: duet "
+        f"Best epoch {result.best_epoch}: validation {metric} {result.best_value:.4f}. Next: duet "
         + (f"publish {folder} --model NAME" if chosen.model == "duet" else f"evaluate {folder}")
     )
 
@@ -100,8 +102,16 @@ def at_source(config: "TrainingConfig", data: str | None) -> "TrainingConfig":
     return config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
 
 
+def load_source(options: "DataOptions", *, seed: int, source: str | None = None) -> "Data":
+    """Load what a configuration names, log or not, or the same data from another place."""
+    from duet.data.digits import is_digits, load_digit_devices
+
+    named = options.source if source is None else source
+    return load_digit_devices(named, seed=seed) if is_digits(named) else load_data(options, seed=seed, source=source)
+
+
 def load_data(options: "DataOptions", *, seed: int, source: str | None = None) -> "Interactions":
-    """Load what a configuration names, or the same data from another place."""
+    """Load the log that a configuration names, or the same one from another place."""
     from duet.data.loading import load
 
     return load(

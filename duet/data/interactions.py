@@ -60,6 +60,11 @@ class Interactions:
         """Number of users U."""
         return len(self.users)
 
+    @property
+    def summary(self) -> str:
+        """How much there is, for a person."""
+        return f"{self.user_count:,} users, {self.item_count:,} items, {len(self.items):,} interactions"
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of catalogue and sequences: equal for logs that lead to the same training."""
         digest = hashlib.sha256(repr(self.item_ids).encode())

@@ -91,7 +91,7 @@ def load(
 def absolute_source(source: str) -> str:
     """Return the source with its path made absolute, so that it means the same from every folder."""
     head, colon, rest = source.partition(":")
-    if head == "synthetic":
+    if head in ("synthetic", "digits"):
         return source
     if colon and head in FORMATS and rest:
         return f"{head}:{Path(rest).expanduser().absolute()}"

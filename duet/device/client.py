@@ -16,7 +16,7 @@ from duet.device.link_estimate import LinkEstimate, learn_from
 from duet.device.model_cache import DEVICE_FILE, InstalledModel, ModelCache, install, read_manifest
 from duet.device.question import Question
 from duet.device.runtime import DeviceModel, Ranking
-from duet.device.samples import plain_ids
+from duet.device.samples import plain_sample
 from duet.device.update import Update, report
 from duet.protocol.access_errors import ForgedPackage
 from duet.protocol.budget import PROFILES, Link
@@ -257,7 +257,7 @@ class DuetDevice:
 
     def _update(self, sample: object, answers: list[Answer]) -> Update:
         held = self._hold()
-        sample = plain_ids(sample)
+        sample = plain_sample(sample)
         # without the vocabulary: items that this version does not know may be known to the one the cloud serves now
         held.installed.model.signature.validate(sample)
         is_other_version = False

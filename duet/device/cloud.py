@@ -28,6 +28,8 @@ from duet.protocol.errors import (
 )
 from duet.protocol.manifest import MODEL_NAME
 from duet.protocol.package import MEDIA_TYPE
+from duet.protocol.request_frame import MEDIA_TYPE as BINARY
+from duet.protocol.request_frame import join_request
 from duet.protocol.signing import HEADER as SIGNATURE
 from duet.protocol.signing import SigningKey, check_signature
 
@@ -188,7 +190,7 @@ class Cloud:
         nothing is sent until that time has passed.
 
         Args:
-            request: The JSON of docs/api.md, without the budget.
+            request: The fields of docs/api.md without the budget; a sample of bytes makes it a binary request.
             budget_ms: From now to the last byte received.
             timeout_s: Each wait on the network is cut off after this time, and a body that trickles too.
             limit_bytes: Longest body that is read.
@@ -217,9 +219,15 @@ class Cloud:
         return self._believed(replace(answer, attempts=2))
 
     def _ask(self, request: Mapping[str, object], timeout_s: float, limit_bytes: int) -> Answer:
-        headers = {"Content-Type": "application/json", "Accept": MEDIA_TYPE}
+        sample = request.get("sample")
+        if isinstance(sample, bytes):
+            fields = encode_json({name: value for name, value in request.items() if name != "sample"})
+            content, content_type = join_request(fields, sample), BINARY
+        else:
+            content, content_type = encode_json(request), "application/json"
+        headers = {"Content-Type": content_type, "Accept": MEDIA_TYPE}
         sent = self._client.build_request(
-            "POST", f"{self.url}/parameters", content=encode_json(request), headers=headers, timeout=timeout_s
+            "POST", f"{self.url}/parameters", content=content, headers=headers, timeout=timeout_s
         )
         return self._exchange(sent, timeout_s=timeout_s, limit_bytes=limit_bytes)
 

@@ -27,7 +27,7 @@ from duet.protocol.layers import LayerTable
 from duet.protocol.signature import Signature, Vocabulary, signature_from_json
 
 _SAMPLES = 16  # enough that hardly a unit is at rest in all of them
-_TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32}
+_TYPES = {"tensor(int64)": np.int64, "tensor(uint8)": np.uint8, "tensor(float16)": np.float16}  # any other is float32
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """What a device asks the cloud with: its sample, or the embedding that it has made of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from duet.protocol.embedding_upload import spelt
 from duet.protocol.package import tag_of
 from duet.protocol.representation import Representation
-from duet.protocol.signature import SequenceSignature, Signature
+from duet.protocol.signature import Signature
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,7 @@ class Question:
     @classmethod
     def of_sample(cls, sample: object, signature: Signature) -> Self:
         """Ask with a valid sample, as far as it is read: the rest would cost uplink."""
-        if isinstance(signature, SequenceSignature) and isinstance(sample, Sequence):
-            sample = list(sample[-signature.length :])
-        return cls({"sample": sample}, signature.canonical(sample), is_embedding=False)
+        return cls({"sample": signature.upload(sample)}, signature.canonical(sample), is_embedding=False)
 
     @classmethod
     def of_embedding(cls, canonical: bytes, version: bytes) -> Self:

@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from duet.device.device_file import DeviceFile, read_device_file
-from duet.device.samples import plain_ids
+from duet.device.samples import plain_sample
 from duet.protocol.device_model import SCORES, Parameters, weight_inputs
 from duet.protocol.errors import CorruptPackage, InvalidSample, NoDeviceModel
 from duet.protocol.layers import LayerTable
@@ -141,7 +141,7 @@ class DeviceModel:
         if candidates is not None:
             positions = self._positions(candidates)
         else:
-            seen = self.signature.seen(plain_ids(sample), self.vocabulary) if exclude_seen else ()
+            seen = self.signature.seen(plain_sample(sample), self.vocabulary) if exclude_seen else ()
             positions = np.delete(np.arange(len(scores)), np.array(seen, np.intp))
         best = positions[_top(scores[positions], k)]
         return Ranking(
@@ -175,7 +175,7 @@ class DeviceModel:
         return np.concatenate(chunks) if chunks else np.empty((0, len(self.vocabulary)), np.float32)
 
     def _run(self, samples: Sequence[object], feed: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        arrays = self.signature.arrays([plain_ids(sample) for sample in samples], self.vocabulary)
+        arrays = self.signature.arrays([plain_sample(sample) for sample in samples], self.vocabulary)
         return np.asarray(self._session.run([SCORES], {**arrays, **feed})[0], np.float32)
 
     def _checked_feed(self, parameters: Parameters) -> Mapping[str, NDArray[np.float32]]:

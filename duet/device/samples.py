@@ -1,20 +1,20 @@
-"""Turns what Python code holds of a user's items into the plain list that a signature checks and JSON carries."""
+"""Turns what Python code holds of a sample into what a signature checks: a plain list, or the array of a tensor."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 
-def plain_ids(ids: object) -> object:
-    """Make a list with integers of Python's own out of ids in an array, a range, or any other sequence but text.
+def plain_sample(sample: object) -> object:
+    """Make a list with integers of Python's own out of an array ``[T]``, a range, or any other sequence but text.
 
-    What is no such thing is returned as it is, for the signature to refuse with its own words.
+    What is no such thing is returned as it is: tensors in arrays and bytes, and what the signature will refuse.
 
     Args:
-        ids: For example ``[1, "b"]``, ``range(3)``, ``deque([1, 2])``, ``[np.int64(1)]`` or an integer array ``[T]``.
+        sample: For example ``[1, "b"]``, ``range(3)``, ``deque([1, 2])``, ``[np.int64(1)]``, an integer array ``[T]``.
     """
-    if isinstance(ids, np.ndarray):
-        ids = ids.tolist()
-    if not isinstance(ids, Sequence) or isinstance(ids, str | bytes | bytearray | memoryview):
-        return ids
-    return [int(raw) if isinstance(raw, np.integer) else raw for raw in ids]
+    if isinstance(sample, np.ndarray) and sample.ndim == 1 and sample.dtype.kind != "f":
+        sample = sample.tolist()
+    if not isinstance(sample, Sequence) or isinstance(sample, str | bytes | bytearray | memoryview):
+        return sample
+    return [int(raw) if isinstance(raw, np.integer) else raw for raw in sample]

@@ -32,9 +32,9 @@ from duet.protocol.layers import LayerTable
 from duet.protocol.representation import Dtype, Form, Representation
 from duet.training import checkpoint
 from duet.training.config import TrainingConfig
-from duet.training.loop import split_of
 from duet.training.networks import build_network
 from duet.training.ranking import Questions, Ranks, ask, rank, rank_conditioned
+from duet.training.tasks import split_of
 
 STALENESS = (1, 2, 5, 10, 20)
 """Ages of stale parameters in interactions, as far as they are below the sample length."""
@@ -77,11 +77,11 @@ def evaluate_run(
     split, training = split_of(config, interactions), _training(folder)
     questions = ask(split, split.users, part, config.backbone.length)
     served: tuple[Served, ...] = network.served  # type: ignore[assignment]
-    conditions = dict.fromkeys((*_ladder(served), SHARED))
+    conditions = dict.fromkeys((*ladder(served), SHARED))
     answers = {str(parameters): rank(network, questions, parameters) for parameters in conditions}
     tested = None
     if isinstance(network, Generating):
-        tested = _best_head(folder, training.best_epoch, served)
+        tested = best_head(folder, training.best_epoch, served)
         answers |= _personalisation(network, tested, split, part, questions)
     return RunRecord(
         schema=1,
@@ -122,7 +122,7 @@ def _training(folder: Path) -> Training:
     )
 
 
-def _best_head(folder: Path, best_epoch: int, served: Sequence[Served]) -> Served:
+def best_head(folder: Path, best_epoch: int, served: Sequence[Served]) -> Served:
     """Return what validation prefers of all that is served."""
     found = (epoch.validation for epoch in checkpoint.read_history(folder) if epoch.epoch == best_epoch)
     validation = next(found, {})
@@ -137,7 +137,7 @@ def describe(config: TrainingConfig) -> str:
     return f"duet-{'+'.join(heads)}"
 
 
-def _ladder(served: Sequence[Served]) -> Iterator[Served]:
+def ladder(served: Sequence[Served]) -> Iterator[Served]:
     """List what is served, each rank with the smaller powers of two that its nested factors also answer."""
     for parameters in served:
         yield parameters
@@ -217,7 +217,7 @@ def _sizes(network: nn.Module, served: Sequence[Served]) -> Sizes:
                 )
                 for dtype in Dtype
             }
-            for parameters in dict.fromkeys(_ladder(served))
+            for parameters in dict.fromkeys(ladder(served))
             if parameters.head is not None
         },
     )

@@ -1,6 +1,6 @@
-"""Quality of every representation as a device would see it: encode, decode, compose, the device's ONNX graph, rank.
+"""Quality of every representation as a device would see it: encode, decode, compose, the device's ONNX graph, predict.
 
-Nothing of the network is trusted here: what is ranked with went through package bytes and ONNX Runtime.
+Nothing of the network is trusted here: what a device predicts with went through package bytes and ONNX Runtime.
 
 Shapes: U users, T sample length, D embedding, P flat values of a head, M and K features of a layer, R rank.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duet.device.runtime import DeviceModel
+from duet.evaluation.exams import Exam
 from duet.evaluation.intervals import mean_interval
 from duet.networks.personalized_parameters_generator import Head, head_segments
 from duet.protocol.errors import UnusableRun
@@ -20,8 +21,6 @@ from duet.protocol.manifest import Quality, RepresentationRecord
 from duet.protocol.package import LayerValues, ParameterPackage, encode_body, seal
 from duet.protocol.representation import Dtype, Form, Representation
 from duet.training.ranking import Questions, Ranks, ranks_of_scores
-
-METRIC = "ndcg@10"
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,7 @@ def device_scores(
 def measure_representations(
     device_onnx: bytes,
     generated: Generated,
-    samples: Sequence[object],
-    questions: Questions,
+    exam: Exam,
     *,
     split: str,
     on_user: Callable[[], None] = lambda: None,
@@ -125,17 +123,21 @@ def measure_representations(
     Args:
         device_onnx: The device model that is published.
         generated: What the generator says for each user.
-        samples: What each device holds, as raw ids.
-        questions: The held-out items, in the order of ``samples``.
+        exam: What each device is asked.
         split: Name of the split, for the record.
         on_user: Called after each user of each representation.
     """
     device = DeviceModel.load(device_onnx)
     records = []
     for representation in offered_representations(tuple(generated.values), generated.rank):
-        ranks = device_ranks(device, generated, representation, samples, questions, on_user=on_user)
-        value, low, high = mean_interval(ranks.ndcg())
-        quality = Quality(metric=METRIC, split=split, value=round(value, 6), interval=(round(low, 6), round(high, 6)))
+        values = np.empty(len(exam))
+        for place in range(len(exam)):
+            _put_in_place(device, generated, place, representation)
+            values[place] = exam.value(device, place)
+            on_user()
+        value, low, high = mean_interval(values)
+        interval = (round(low, 6), round(high, 6))
+        quality = Quality(metric=exam.metric, split=split, value=round(value, 6), interval=interval)
         records.append(RepresentationRecord(representation, generated.table.package_bytes(representation), quality))
     return tuple(records)
 
@@ -144,6 +146,12 @@ def _scores(
     device: DeviceModel, generated: Generated, user: int, representation: Representation, sample: object
 ) -> NDArray[np.float32]:
     """Score the catalogue ``[N]`` with the parameters of one user; they stay in place."""
+    _put_in_place(device, generated, user, representation)
+    return device.scores(sample).copy()
+
+
+def _put_in_place(device: DeviceModel, generated: Generated, user: int, representation: Representation) -> None:
+    """Have a device predict with the parameters of one user, through package bytes."""
     values = layer_values(generated, user, representation, device.shared)
     try:
         body = encode_body(values, representation, device.table)
@@ -155,4 +163,3 @@ def _scores(
         ) from error
     data = seal(body, representation=representation, version=bytes(16), table=device.table)
     device.swap(ParameterPackage.decode(data, device.table).compose(device.shared))
-    return device.scores(sample).copy()

@@ -9,7 +9,7 @@ Shapes: n rows, C candidates, M output and K input features, R rank. Factors are
 ``right [n, R, K]``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,9 @@ class InputShift:
 
 LayerResidual = LowRank | FullRank | InputShift
 
+Between = Callable[[Tensor], Tensor]
+"""What stands between two dynamic layers; it may change the shape of a row, ``[n, C, M]`` to ``[n, K]``."""
+
 Residuals = Sequence[LayerResidual | None] | None
 """What a batch adds to the dynamic layers, one entry a layer; None stands for the shared parameters."""
 
@@ -77,17 +80,17 @@ class DynamicLinear(nn.Module):
 
 
 class DynamicClassifier(nn.Module):
-    """The dynamic layers in order, tanh between them and none after the last."""
+    """The dynamic layers in order, tanh or what the backbone asks for between them and nothing after the last."""
 
     def __init__(self, table: LayerTable) -> None:
         super().__init__()
         self.table = table
         self.layers = nn.ModuleList(DynamicLinear(layer) for layer in table.layers)
 
-    def forward(self, x: Tensor, residuals: Residuals = None) -> Tensor:
+    def forward(self, x: Tensor, residuals: Residuals = None, between: Between = torch.tanh) -> Tensor:
         """Map ``[n, K]`` to ``[n, M]``, or ``[n, C, K]`` to ``[n, C, M]``, with the residual of each layer."""
         for index, layer in enumerate(self.layers):
-            x = layer(x if index == 0 else torch.tanh(x), None if residuals is None else residuals[index])
+            x = layer(x if index == 0 else between(x), None if residuals is None else residuals[index])
         return x
 
 

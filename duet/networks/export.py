@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from duet.networks.duet_network import DuetNetwork
+from duet.networks.dynamic_layer import Between
 from duet.networks.universal_meta_network import UniversalMetaNetwork
 from duet.protocol.device_model import (
     LAYERS_KEY,
@@ -42,11 +43,10 @@ def export_device_model(network: DuetNetwork, signature: Signature, vocabulary: 
     names = [name for layer in table.layers for name in weight_inputs(layer)]
     values = [torch.from_numpy(array) for layer in table.layers for array in shared[layer.name]]
     (sample,) = signature.input_names
-    length = network.meta.backbone.config.length
     batch = torch.export.Dim("batch")
     model = _export(
         _DeviceGraph(network.meta),
-        (torch.ones(2, length, dtype=torch.int64), values),
+        (torch.from_numpy(signature.blank(2)[sample]), values),
         inputs=[sample, *names],
         output=SCORES,
         dynamic=({0: batch}, [None for _ in values]),
@@ -70,10 +70,9 @@ def export_device_model(network: DuetNetwork, signature: Signature, vocabulary: 
 def export_encoder(network: DuetNetwork, signature: Signature) -> bytes:
     """Export the sample encoder: sample ``[B, T]`` to embedding ``[B, D]`` of its newest position."""
     (sample,) = signature.input_names
-    length = network.meta.backbone.config.length
     model = _export(
         _EncoderGraph(network),
-        (torch.ones(2, length, dtype=torch.int64),),
+        (torch.from_numpy(signature.blank(2)[sample]),),
         inputs=[sample],
         output="embedding",
         dynamic=({0: torch.export.Dim("batch")},),
@@ -115,9 +114,9 @@ class _DeviceGraph(nn.Module):
     def forward(self, sample: Tensor, parameters: list[Tensor]) -> Tensor:
         state = _newest(self.backbone.encode(sample), sample)
 
-        def classify(x: Tensor) -> Tensor:
+        def classify(x: Tensor, between: Between = torch.tanh) -> Tensor:
             for index in range(len(self.table.layers)):
-                x = x if index == 0 else torch.tanh(x)
+                x = x if index == 0 else between(x)
                 x = nn.functional.linear(x, parameters[2 * index], parameters[2 * index + 1])
             return x
 
@@ -134,7 +133,9 @@ class _EncoderGraph(nn.Module):
 
 
 def _newest(values: Tensor, sample: Tensor) -> Tensor:
-    """Select the values ``[B, T, W]`` of the last item of each sample ``[B, T]``: ``[B, W]``."""
+    """Select the values ``[B, T, W]`` of the last item of each sample ``[B, T]``; tensors have no padding."""
+    if sample.dim() > 2:
+        return values[:, -1]
     last = (sample != 0).sum(dim=1).clamp(min=1) - 1
     return values.gather(1, last[:, None, None].expand(-1, 1, values.shape[2])).squeeze(1)
 

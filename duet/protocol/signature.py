@@ -1,6 +1,7 @@
 """What one sample is, by kind of model. Nothing else in the cloud looks inside a sample.
 
-A kind is one class that satisfies ``Signature`` and stands in ``KINDS``. Today: ``sequence``, a list of item ids.
+A kind is one class that satisfies ``Signature`` and stands in ``KINDS``: ``sequence``, a list of item ids, and
+``tensor``, the last rows of numbers of one shape (:mod:`duet.protocol.tensor_signature`).
 
 Shapes: B batch of devices, T sample length.
 """
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from duet.protocol.canonical_json import Json, encode_json
 from duet.protocol.errors import InvalidSample
+from duet.protocol.tensor_signature import TensorSignature
 
 MAX_ID_CHARACTERS = 256
 MAX_ID_INTEGER = 2**63 - 1
@@ -113,12 +115,22 @@ class Signature(Protocol):
     def canonical(self, sample: object) -> bytes:
         """Spell a valid sample in one way; equal bytes lead to equal arrays."""
 
+    def upload(self, sample: object) -> object:
+        """Return what a device sends of a sample, the part that is read: JSON, or bytes for the binary request.
+
+        Raises:
+            InvalidSample: If it is not what this signature asks for.
+        """
+
     def arrays(self, samples: Sequence[object], vocabulary: Vocabulary) -> dict[str, npt.NDArray[np.generic]]:
         """Make the encoder's inputs, batch first.
 
         Raises:
             InvalidSample: If a sample is not valid, or nothing in it is known.
         """
+
+    def blank(self, count: int) -> dict[str, npt.NDArray[np.generic]]:
+        """Make the encoder's inputs of ``count`` samples that say nothing, for their shapes and types."""
 
     def seen(self, sample: object, vocabulary: Vocabulary) -> tuple[int, ...]:
         """List the outputs (places in the vocabulary) that the sample already names; none where that has no meaning."""
@@ -175,6 +187,14 @@ class SequenceSignature:
         """Spell the last ``length`` ids as canonical JSON."""
         return encode_json(self._items(sample)[-self.length :])
 
+    def upload(self, sample: object) -> list[str | int]:
+        """Return the last ``length`` ids: the rest would cost uplink and not be read.
+
+        Raises:
+            InvalidSample: If the sample is not what this signature asks for.
+        """
+        return self._items(sample)[-self.length :]
+
     def arrays(self, samples: Sequence[object], vocabulary: Vocabulary) -> dict[str, npt.NDArray[np.generic]]:
         """Make ``items``, int64 ``[B, T]``.
 
@@ -188,6 +208,10 @@ class SequenceSignature:
             known = self._known(self._items(sample), vocabulary)
             items[row, : len(known)] = known
         return {"items": items}
+
+    def blank(self, count: int) -> dict[str, npt.NDArray[np.generic]]:
+        """Make ``items``, int64 ``[count, T]``, the first id all along."""
+        return {"items": np.ones((count, self.length), np.int64)}
 
     def seen(self, sample: object, vocabulary: Vocabulary) -> tuple[int, ...]:
         """List the places of every known id of the sample, also of those before the last ``length``."""
@@ -257,7 +281,9 @@ _ITEM_TYPES: Mapping[str, str] = MappingProxyType(
     {"string": "a string", "integer": "an integer", "any": "a string or an integer"}
 )
 
-KINDS: Mapping[str, type[SequenceSignature]] = MappingProxyType({SequenceSignature.kind: SequenceSignature})
+KINDS: Mapping[str, type[SequenceSignature] | type[TensorSignature]] = MappingProxyType(
+    {SequenceSignature.kind: SequenceSignature, TensorSignature.kind: TensorSignature}
+)
 """Every kind of signature, by the name that stands in a manifest."""
 
 

@@ -9,13 +9,13 @@ import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from duet.data.interactions import Interactions
 from duet.protocol.errors import UnusableRun
 from duet.training.config import TrainingConfig, difference, read_config
 
@@ -29,6 +29,17 @@ CONFIG, DATA, BEST, LAST, STATE, HISTORY = (
 )
 
 
+class Fingerprinted(Protocol):
+    """Data that a run can be held to."""
+
+    @property
+    def name(self) -> str:
+        """What people call them."""
+
+    def fingerprint(self) -> str:
+        """Return a hash that is equal for data that lead to the same training."""
+
+
 @dataclass(frozen=True)
 class Epoch:
     """What one epoch measured.
@@ -36,7 +47,7 @@ class Epoch:
     Attributes:
         epoch: Number, from 1.
         loss: Mean training loss.
-        validation: Mean validation NDCG@10, full catalogue, by what is served (``shared``, ``factors-r4``, ``full``).
+        validation: The task's metric on validation data, by what is served (``shared``, ``factors-r4``, ``full``).
         value: What selection looks at: the mean over the heads being trained.
         train_s: Time of the training pass.
         validation_s: Time of the validation.
@@ -60,7 +71,7 @@ class Progress:
         epoch: Epochs done.
         step: Optimiser steps done.
         best_epoch: Epoch of ``best.safetensors``.
-        best_value: Its validation NDCG@10.
+        best_value: Its validation metric.
         seconds: Training and validation time so far, over all starts.
         finished: Early stopping or the last epoch was reached.
     """
@@ -165,7 +176,7 @@ def load_best(folder: Path, network: nn.Module) -> None:
     _load_into(network, _read(folder / BEST), folder / BEST)
 
 
-def claim_data(folder: Path, interactions: Interactions) -> None:
+def claim_data(folder: Path, data: Fingerprinted) -> None:
     """Note which data a run is trained on, or check that they still are the same.
 
     Raises:
@@ -173,12 +184,12 @@ def claim_data(folder: Path, interactions: Interactions) -> None:
     """
     path = folder / DATA
     if not path.exists():
-        known = {"name": interactions.name, "sha256": interactions.fingerprint()}
+        known = {"name": data.name, "sha256": data.fingerprint()}
         write_atomically(path, json.dumps(known).encode())
-    check_data(folder, interactions)
+    check_data(folder, data)
 
 
-def check_data(folder: Path, interactions: Interactions) -> None:
+def check_data(folder: Path, data: Fingerprinted) -> None:
     """Check that a run was trained on these data.
 
     Raises:
@@ -190,10 +201,10 @@ def check_data(folder: Path, interactions: Interactions) -> None:
         name, sha256 = str(known["name"]), known["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(path, error) from error
-    if sha256 != interactions.fingerprint():
+    if sha256 != data.fingerprint():
         raise UnusableRun(
             path=folder,
-            reason=f"it was trained on {name} with other content than {interactions.name} has now",
+            reason=f"it was trained on {name} with other content than {data.name} has now",
             remedy="Use the data it was trained on, or train in a new folder.",
         )
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from duet.networks.backbones import BackboneConfig, DotProductBackbone, build_backbone
+from duet.networks.backbones import CLASSIFIERS, BackboneConfig, DotProductBackbone, build_backbone
 from duet.networks.duet_network import GeneratorSizes
 from duet.networks.personalized_parameters_generator import Head
 from duet.protocol.errors import InvalidData
@@ -25,7 +25,7 @@ class DataOptions(_Config):
     """Where interactions come from and who is kept out of training."""
 
     source: str = "synthetic"
-    """`synthetic`, or the path of a log; see docs/data.md."""
+    """`synthetic`, the path of a log, or `digits`; see docs/data.md."""
     unseen_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of the users that training never sees; they stand for new devices."""
     user_column: str | None = None
@@ -40,13 +40,13 @@ class BackboneOptions(_Config):
     """The static layers of the device model."""
 
     name: str = "sasrec"
-    """Key of `duet.networks.backbones.BACKBONES`."""
+    """Key of `duet.networks.backbones.BACKBONES`, or `cnn`, which classifies `digits`."""
     length: PositiveInt = 30
     """Sample length T: how many recent items a device looks at and sends."""
     width: PositiveInt = 32
-    """Width of item vectors and of the classifier."""
+    """Width of item vectors and of the classifier; channels of `cnn`."""
     blocks: PositiveInt = 2
-    """Attention blocks, or recurrent layers; `din` has neither."""
+    """Attention blocks, or recurrent layers; `din` and `cnn` have neither."""
     heads: PositiveInt = 2
     """Attention heads of `sasrec`."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -91,7 +91,7 @@ class OptimisationOptions(_Config):
     max_epochs: PositiveInt = 100
     """Upper bound; early stopping usually comes first."""
     patience: PositiveInt = 5
-    """Epochs without a better validation NDCG@10 before training stops."""
+    """Epochs without a better validation NDCG@10 (accuracy, of `cnn`) before training stops."""
     stale_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the steps with generated parameters that use stale ones, up to half a sample old. Without it, parameters
     that are a few interactions old rank worse than the shared ones (docs/results.md)."""
@@ -110,6 +110,11 @@ class TrainingConfig(_Config):
     optimisation: OptimisationOptions = OptimisationOptions()
     seed: int = Field(default=0, ge=0)
     """Seeds the split, the initialisation, the windows and the dropout."""
+
+    @property
+    def task(self) -> Literal["ranking", "classification"]:
+        """What its backbone does."""
+        return "classification" if self.backbone.name in CLASSIFIERS else "ranking"
 
     @model_validator(mode="after")
     def _check(self) -> "TrainingConfig":

@@ -13,18 +13,15 @@ from safetensors.torch import save
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from duet.data.interactions import Interactions
-from duet.data.splits import LeaveOneOut, leave_one_out
-from duet.data.windows import training_windows
 from duet.networks.duet_network import SHARED, Served
-from duet.protocol.errors import DatasetTooSmall, DivergedTraining, UnusableRun
+from duet.protocol.errors import DivergedTraining, UnusableRun
 from duet.training import checkpoint
 from duet.training.checkpoint import Epoch, Progress
 from duet.training.config import TrainingConfig
 from duet.training.networks import build_network
 from duet.training.objectives import objective
-from duet.training.ranking import Questions, ask, rank
 from duet.training.run_lock import lock
+from duet.training.tasks import Data, Task, task_of
 
 WARM_UP_STEPS = 50
 SMALLEST_BATCH = 16
@@ -38,14 +35,9 @@ class Observer:
     on_epoch: Callable[[Epoch, Progress], None] = lambda epoch, progress: None
 
 
-def split_of(config: TrainingConfig, interactions: Interactions) -> LeaveOneOut:
-    """Return the split a configuration asks for; training, evaluation and publishing all come here."""
-    return leave_one_out(interactions, unseen_share=config.data.unseen_share, seed=config.seed)
-
-
 def train(
     config: TrainingConfig,
-    interactions: Interactions,
+    data: Data,
     folder: Path,
     *,
     observer: Observer | None = None,
@@ -58,7 +50,7 @@ def train(
 
     Args:
         config: The run.
-        interactions: The data it names.
+        data: The data it names.
         folder: Where the run lives.
         observer: Whom to tell.
         locked: The caller holds the folder's lock already (:mod:`duet.training.run_lock`).
@@ -68,20 +60,18 @@ def train(
             process is writing it.
         DivergedTraining: If the loss is no longer finite; the last good checkpoint stays.
         DatasetTooSmall: If nothing can be trained or validated.
+        InvalidData: If the backbone is not for such data.
     """
-    split = split_of(config, interactions)
+    task = task_of(config, data)
     with nullcontext() if locked else lock(folder):
-        return _train(config, split, folder, observer or Observer())
+        return _train(config, data, task, folder, observer or Observer())
 
 
-def _train(config: TrainingConfig, split: LeaveOneOut, folder: Path, observer: Observer) -> Progress:
-    interactions = split.interactions
-    if interactions.item_count < 2:
-        raise DatasetTooSmall(what="items, to tell one from another", count=interactions.item_count, needed=2)
+def _train(config: TrainingConfig, data: Data, task: Task, folder: Path, observer: Observer) -> Progress:
     _claim(folder, config)
-    checkpoint.claim_data(folder, interactions)
+    checkpoint.claim_data(folder, data)
     torch.manual_seed(config.seed)
-    network = build_network(config, interactions.item_count)
+    network = build_network(config, task.outputs)
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=config.optimisation.learning_rate,
@@ -93,10 +83,9 @@ def _train(config: TrainingConfig, split: LeaveOneOut, folder: Path, observer: O
         progress = checkpoint.resume_last(folder, network, optimizer)
         # more epochs may be asked for than before
         progress = replace(progress, finished=_is_finished(config, progress.epoch, progress.best_epoch))
-    questions = ask(split, split.users, "validation", config.backbone.length)
     with SummaryWriter(str(folder / "tensorboard"), purge_step=progress.epoch + 1) as scalars:
         while not progress.finished:
-            epoch, progress = _epoch(config, split, network, optimizer, questions, progress, observer)
+            epoch, progress = _epoch(config, task, network, optimizer, progress, observer)
             if progress.best_epoch == epoch.epoch:
                 checkpoint.write_atomically(folder / checkpoint.BEST, save(network.state_dict()))
             checkpoint.record_epoch(folder, epoch)
@@ -104,7 +93,7 @@ def _train(config: TrainingConfig, split: LeaveOneOut, folder: Path, observer: O
             scalars.add_scalar("loss/train", epoch.loss, epoch.epoch)
             scalars.add_scalar("speed/positions_per_s", epoch.positions / epoch.train_s, epoch.epoch)
             for served, value in epoch.validation.items():
-                scalars.add_scalar(f"validation_ndcg@10/{served}", value, epoch.epoch)
+                scalars.add_scalar(f"validation_{task.metric}/{served}", value, epoch.epoch)
             observer.on_epoch(epoch, progress)
     return progress
 
@@ -126,21 +115,19 @@ def _claim(folder: Path, config: TrainingConfig) -> None:
 
 def _epoch(
     config: TrainingConfig,
-    split: LeaveOneOut,
+    task: Task,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    questions: Questions,
     progress: Progress,
     observer: Observer,
 ) -> tuple[Epoch, Progress]:
     number = progress.epoch + 1
     started = time.perf_counter()
-    loss, steps, positions = _train_epoch(config, split, network, optimizer, progress, observer)
+    loss, steps, positions = _train_epoch(config, task, network, optimizer, progress, observer)
     trained = time.perf_counter()
     served: tuple[Served, ...] = network.served  # type: ignore[assignment]
     validation = {
-        str(parameters): float(rank(network, questions, parameters).ndcg().mean())
-        for parameters in dict.fromkeys((*served, SHARED))
+        str(parameters): task.validate(network, parameters) for parameters in dict.fromkeys((*served, SHARED))
     }
     value = float(np.mean([validation[str(parameters)] for parameters in served]))
     finished = time.perf_counter()
@@ -166,7 +153,7 @@ def _is_finished(config: TrainingConfig, epoch: int, best_epoch: int) -> bool:
 
 def _train_epoch(
     config: TrainingConfig,
-    split: LeaveOneOut,
+    task: Task,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
@@ -174,8 +161,7 @@ def _train_epoch(
 ) -> tuple[float, int, int]:
     """Run one pass over all training positions; return mean loss, steps and positions."""
     options, number = config.optimisation, progress.epoch + 1
-    windows = training_windows(split, config.backbone.length, seed=config.seed, epoch=number)
-    inputs, targets = torch.from_numpy(windows.inputs).long(), torch.from_numpy(windows.targets).long()
+    inputs, targets = task.examples(number)
     size = min(options.batch_size, max(SMALLEST_BATCH, len(inputs) // options.least_steps))
     steps = math.ceil(len(inputs) / size)
     choices = _served_choices(config, network, number, steps)
@@ -195,7 +181,7 @@ def _train_epoch(
             targets[rows],
             served,
             options,
-            item_count=split.interactions.item_count,
+            item_count=task.outputs,
             generator=negatives,
             lag=lag,
         )
@@ -210,7 +196,7 @@ def _train_epoch(
     if not all(parameter.isfinite().all() for parameter in network.parameters()):
         # the last step broke what the next one would have found out, after the checkpoint
         raise DivergedTraining(step=progress.step + steps, loss=math.nan)
-    return total / steps, steps, windows.positions
+    return total / steps, steps, int((targets != 0).sum())
 
 
 def _served_choices(config: TrainingConfig, network: nn.Module, epoch: int, steps: int) -> Iterator[tuple[Served, int]]:

@@ -23,8 +23,9 @@ from duet.protocol.representation import Dtype, Form, Representation
 from duet.publishing import GOLDEN_SAMPLES, Observer, publish
 from duet.registry import Registry
 from duet.training.config import TrainingConfig
-from duet.training.loop import split_of, train
+from duet.training.loop import train
 from duet.training.ranking import ask
+from duet.training.tasks import split_of
 
 pytestmark = pytest.mark.slow
 

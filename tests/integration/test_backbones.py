@@ -22,9 +22,10 @@ from duet.publishing import publish
 from duet.registry import Registry
 from duet.training import checkpoint
 from duet.training.config import TrainingConfig
-from duet.training.loop import split_of, train
+from duet.training.loop import train
 from duet.training.networks import build_network
 from duet.training.ranking import ask
+from duet.training.tasks import split_of
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from app.commands.demo.summary import quality_of
 from app.ports import free_port
 from duet.publishing import publish
 from duet.registry import Registry
-from duet.training.loop import split_of
+from duet.training.tasks import split_of
 from tests.integration.background_server import background_server, duet
 
 pytestmark = [pytest.mark.serve, pytest.mark.slow]

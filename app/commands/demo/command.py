@@ -52,7 +52,7 @@ def demo(
     from app.commands.demo.report import write_report
     from app.commands.train import load_data
     from duet.registry import Registry
-    from duet.training.loop import split_of
+    from duet.training.tasks import split_of
 
     console = Console(highlight=False)
     started = time.perf_counter()

@@ -1,19 +1,25 @@
 """What every backbone offers: states of a sample, and scores of candidates given the dynamic layers.
 
+Written of items; where a sample is made of images, ``[B, T]`` is ``[B, T, height, width]`` and N counts classes.
+
 Shapes: B samples in a batch, T sample length, S width of a state, n positions, C candidates, N catalogue items.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
+from duet.networks.dynamic_layer import Between
 from duet.protocol.layers import DynamicLayer
 
-Classify = Callable[[Tensor], Tensor]
-"""The classifier, all dynamic layers in order, with the parameters of each row: ``[n, K] -> [n, M]``, or
-``[n, C, K] -> [n, C, M]`` for candidates that share the parameters of their row."""
+
+class Classify(Protocol):
+    """The classifier: all dynamic layers in order, with the parameters of each row."""
+
+    def __call__(self, x: Tensor, between: Between = torch.tanh) -> Tensor:
+        """Map ``[n, K]`` to ``[n, M]``, or ``[n, C, K]`` to ``[n, C, M]`` for inputs that share a row's parameters."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +76,9 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class DotProductBackbone(Protocol):
-    """A backbone whose score is a dot product of the classifier's output and an item vector.
+    """A backbone whose score is a dot product of the classifier's output and an item vector, or that output itself.
 
-    Its classifier sees no candidate, so that a softmax over the whole catalogue is affordable.
+    Its classifier sees no candidate, so that a softmax over everything it scores is affordable.
     """
 
     def catalogue_loss(self, states: Tensor, classify: Classify, targets: Tensor) -> Tensor:

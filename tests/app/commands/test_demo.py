@@ -7,7 +7,7 @@ from app.commands import app
 from app.commands.demo.command import _config, _empty, _lives
 from app.commands.train import load_data
 from duet.protocol.errors import UnusableRun
-from duet.training.loop import split_of
+from duet.training.tasks import split_of
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):

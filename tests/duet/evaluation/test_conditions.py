@@ -21,9 +21,10 @@ from duet.protocol.errors import DatasetTooSmall, UnusableRun
 from duet.protocol.representation import Representation
 from duet.training import checkpoint
 from duet.training.config import DataOptions, GeneratorOptions, TrainingConfig
-from duet.training.loop import split_of, train
+from duet.training.loop import train
 from duet.training.networks import build_network
 from duet.training.ranking import ask, rank, ranks_of_scores
+from duet.training.tasks import split_of
 from tests.duet.data.logs import numbered_log
 
 SERVED = {"factors-r3": Served("factors", 3), "full": Served("full"), "shared": SHARED}

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from duet.device.runtime import DeviceModel
+from duet.evaluation.exams import RankingExam
 from duet.evaluation.representations import (
     Generated,
     device_ranks,
@@ -19,9 +20,9 @@ from duet.networks.export import export_device_model
 from duet.protocol.representation import SHARED, Dtype, Form, Representation
 from duet.protocol.signature import SequenceSignature, Vocabulary
 from duet.training import checkpoint
-from duet.training.loop import split_of
 from duet.training.networks import build_network
 from duet.training.ranking import ask, rank
+from duet.training.tasks import split_of
 
 RANK = 3
 OFFERED = offered_representations(("factors", "full"), RANK)
@@ -37,7 +38,7 @@ class Case:
         with torch.no_grad():
             for parameter in self.network.generator.parameters():
                 parameter += 0.15 * torch.randn_like(parameter)
-        split = split_of(config, interactions)
+        self.split = split = split_of(config, interactions)
         self.questions = ask(split, split.users, "validation", config.backbone.length)
         signature = SequenceSignature(config.backbone.length, item_type="integer")
         vocabulary = Vocabulary(interactions.item_ids, interactions.titles)
@@ -199,17 +200,12 @@ def test_heads_decide_which_forms_are_offered():
 
 def test_records_hold_the_size_and_the_measured_quality_of_every_representation(case):
     few = slice(0, 20)
-    questions = type(case.questions)(
-        case.questions.samples[few],
-        case.questions.targets[few],
-        case.questions.seen[few],
-        case.questions.candidates[few],
-        case.questions.negatives[few],
-    )
+    exam = RankingExam(case.split, case.split.users[few], case.questions.samples.shape[1])
+    questions = exam.questions
     told = []
 
     records = measure_representations(
-        case.onnx, case.generated, case.samples[few], questions, split="validation", on_user=lambda: told.append(1)
+        case.onnx, case.generated, exam, split="validation", on_user=lambda: told.append(1)
     )
 
     assert [record.representation for record in records] == list(OFFERED)

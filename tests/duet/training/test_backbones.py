@@ -10,9 +10,10 @@ from duet.evaluation.intervals import mean_interval
 from duet.networks.backbones import BACKBONES
 from duet.training import checkpoint
 from duet.training.config import BackboneOptions, GeneratorOptions, OptimisationOptions, TrainingConfig
-from duet.training.loop import split_of, train
+from duet.training.loop import train
 from duet.training.networks import build_network
 from duet.training.ranking import ask, rank, ranks_of_scores
+from duet.training.tasks import split_of
 
 pytestmark = pytest.mark.slow
 

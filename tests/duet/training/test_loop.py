@@ -14,9 +14,10 @@ from duet.networks.duet_network import SHARED
 from duet.protocol.errors import DivergedTraining, UnusableRun
 from duet.training import checkpoint
 from duet.training.config import TrainingConfig
-from duet.training.loop import Observer, split_of, train
+from duet.training.loop import Observer, train
 from duet.training.networks import build_network
 from duet.training.ranking import ask, rank
+from duet.training.tasks import split_of
 from tests.duet.data.logs import numbered_log
 
 EPOCHS = 3

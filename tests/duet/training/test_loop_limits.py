@@ -8,7 +8,8 @@ import pytest
 from duet.data.interactions import Interactions
 from duet.data.windows import training_windows
 from duet.protocol.errors import DatasetTooSmall, UnusableRun
-from duet.training.loop import Observer, split_of, train
+from duet.training.loop import Observer, train
+from duet.training.tasks import split_of
 from tests.duet.data.logs import numbered_log
 from tests.duet.training.test_loop import changed
 

@@ -1,0 +1,192 @@
+"""What devices are asked when a version is published: one class a task, and nothing else in publishing knows tasks.
+
+Shapes: U devices, T sample length, N outputs: catalogue items, or classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from duet.data.digits import CLASSES, PICTURES, DigitDevices
+from duet.data.splits import LeaveOneOut
+from duet.data.windows import last_positions
+from duet.device.runtime import DeviceModel
+from duet.protocol.canonical_json import Json
+from duet.protocol.signature import SequenceSignature, Signature, Vocabulary
+from duet.protocol.tensor_signature import TensorSignature
+from duet.training.classification import ASKED, PictureQuestions, ask_pictures
+from duet.training.config import TrainingConfig
+from duet.training.ranking import Questions, ask, ranks_of_scores
+from duet.training.tasks import Data, split_of
+
+MAX_SAMPLE_ITEMS = 1000
+
+
+class Exam(Protocol):
+    """Devices of the validation part: what each sends, and how well it does with whatever parameters are in place."""
+
+    task: str
+    """What the manifest calls the task."""
+    metric: str
+    signature: Signature
+    vocabulary: Vocabulary
+    facts: Mapping[str, Json]
+    """What the manifest says of the data."""
+
+    def __len__(self) -> int:
+        """Count the devices."""
+
+    def only(self, devices: NDArray[np.int64]) -> Self:
+        """Return the exam of some of the devices, by their places in this one."""
+
+    @property
+    def samples(self) -> Sequence[object]:
+        """What each device sends."""
+
+    @property
+    def inputs(self) -> NDArray[np.generic]:
+        """The samples as the networks get them, ``[U, T, ...]``."""
+
+    @property
+    def newest(self) -> NDArray[np.int64]:
+        """The flat positions ``[U]`` in ``[U * T]`` of what each device predicts from."""
+
+    def value(self, device: DeviceModel, place: int) -> float:
+        """Measure the device at a place, which predicts with this model; higher is better."""
+
+    def card(self, backbone: str, training: Mapping[str, Json], devices: int) -> tuple[str, str, str]:
+        """Tell a reader what the model is, what ``devices`` of them were measured on, and its limits."""
+
+
+def exam_of(config: TrainingConfig, data: Data) -> Exam:
+    """Return the exam of the validation part of some data."""
+    if isinstance(data, DigitDevices):
+        return ClassificationExam(data, ask_pictures(data.validation, config.backbone.length))
+    split = split_of(config, data)
+    return RankingExam(split, split.users, config.backbone.length)
+
+
+class RankingExam:
+    """The next item of each user, in the full catalogue."""
+
+    task, metric = "ranking", "ndcg@10"
+
+    def __init__(self, split: LeaveOneOut, users: NDArray[np.int64], length: int) -> None:
+        self._split, self._users, self._length = split, users, length
+        data = split.interactions
+        is_integer = all(isinstance(raw, int) for raw in data.item_ids)
+        self.signature: Signature = SequenceSignature(length, MAX_SAMPLE_ITEMS, "integer" if is_integer else "string")
+        self.vocabulary = Vocabulary(data.item_ids, data.titles)
+        self.facts: Mapping[str, Json] = {
+            "users": data.user_count,
+            "items": data.item_count,
+            "interactions": len(data.items),
+        }
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def only(self, devices: NDArray[np.int64]) -> "RankingExam":
+        """Return the exam of some of the users."""
+        return RankingExam(self._split, self._users[devices], self._length)
+
+    @cached_property
+    def questions(self) -> Questions:
+        """The questions of all users."""
+        return ask(self._split, self._users, "validation", self._length)
+
+    @cached_property
+    def samples(self) -> list[object]:
+        """The latest raw item ids of each user."""
+        ids = np.array([None, *self._split.interactions.item_ids], object)
+        return [ids[row[row != 0]].tolist() for row in self.questions.samples]
+
+    @property
+    def inputs(self) -> NDArray[np.int64]:
+        """Catalogue indices, int64 ``[U, T]``."""
+        return self.questions.samples
+
+    @property
+    def newest(self) -> NDArray[np.int64]:
+        """The flat positions of the newest items."""
+        return last_positions(self.inputs.astype(np.int32))
+
+    def value(self, device: DeviceModel, place: int) -> float:
+        """Return the NDCG@10 of the user's held-out item."""
+        scores = device.scores(self.samples[place])[None].copy()
+        return float(ranks_of_scores(scores, self.questions, slice(place, place + 1)).ndcg()[0])
+
+    def card(self, backbone: str, training: Mapping[str, Json], devices: int) -> tuple[str, str, str]:
+        """Tell of ranking."""
+        return (
+            f"A {backbone} ranker whose classifier is generated for each device from its latest items (DUET, arXiv "
+            f"2209.05227).\n\n**Data.** {training['dataset']}: {training['users']} users, {training['items']} items, "
+            f"{training['interactions']}\ninteractions. Trained on all but the last two items of each user",
+            f"Full-catalogue NDCG@10 on the validation item of up to {devices:,} users",
+            "It ranks items of its vocabulary only; unknown ids in a sample are ignored. Quality on devices that "
+            "behave\nunlike the training users is not known. What is uploaded is the sample itself.",
+        )
+
+
+class ClassificationExam:
+    """The pictures that unseen devices take next."""
+
+    task, metric = "classification", "accuracy"
+
+    def __init__(self, data: DigitDevices, questions: PictureQuestions) -> None:
+        self._data, self._questions = data, questions
+        self.signature: Signature = TensorSignature("images", "uint8", questions.samples.shape[1:])
+        self.vocabulary = Vocabulary(tuple(range(CLASSES)))
+        self.facts: Mapping[str, Json] = {
+            "devices": len(data.training.labels),
+            "classes": CLASSES,
+            "pictures": data.training.labels.size,
+        }
+
+    def __len__(self) -> int:
+        return len(self._questions.labels)
+
+    def only(self, devices: NDArray[np.int64]) -> "ClassificationExam":
+        """Return the exam of some of the devices."""
+        own = self._questions
+        return ClassificationExam(
+            self._data, PictureQuestions(own.samples[devices], own.following[devices], own.labels[devices])
+        )
+
+    @property
+    def samples(self) -> Sequence[object]:
+        """The latest pictures of each device."""
+        return list(self._questions.samples)
+
+    @property
+    def inputs(self) -> NDArray[np.uint8]:
+        """The same, uint8 ``[U, T, 8, 8]``."""
+        return self._questions.samples
+
+    @property
+    def newest(self) -> NDArray[np.int64]:
+        """The flat positions of the newest pictures."""
+        length = self.inputs.shape[1]
+        newest: NDArray[np.int64] = np.arange(len(self)) * length + length - 1
+        return newest
+
+    def value(self, device: DeviceModel, place: int) -> float:
+        """Return the share of the following pictures that the device classifies rightly."""
+        scores = device.scores_batch([picture[None] for picture in self._questions.following[place]])
+        return float((scores.argmax(1) == self._questions.labels[place]).mean())
+
+    def card(self, backbone: str, training: Mapping[str, Json], devices: int) -> tuple[str, str, str]:
+        """Tell of classification."""
+        return (
+            f"A {backbone} whose second convolution and classifier are generated for each device from its latest "
+            f"pictures\n(DUET, arXiv 2209.05227).\n\n**Data.** {training['dataset']}: {training['devices']} devices "
+            f"with {PICTURES} pictures each, of {training['classes']} classes. Pictures of other\ndevices and other "
+            "images are validated on",
+            f"Accuracy on the next {ASKED} pictures of up to {devices:,} devices that training has not seen, the mean "
+            "over\ndevices",
+            "It classifies pictures of 8 x 8 pixels in one channel. Quality on cameras unlike those of training is "
+            "not known.\nWhat is uploaded are the pictures themselves.",
+        )
