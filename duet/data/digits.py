@@ -5,10 +5,10 @@ UCI, Alpaydin and Kaynak). No image is on devices of two parts: those of trainin
 and in image. A device takes its pictures one after another; the parameters of its camera and its preference for classes
 move from one anchor to another in that time:
 
-    classes      Dirichlet(0.4) at each end
-    rotation     -50 to 50 degrees at each end
-    blur         Gaussian, sigma 0 to 0.9 pixels at each end
-    brightness   contrast 0.4 to 1 and offset 0 to 0.5 at each end; values are cut off at white
+    classes      Dirichlet(0.3) at each end
+    rotation     -90 to 90 degrees at each end
+    blur         Gaussian, sigma 0 to 1.2 pixels at each end
+    brightness   contrast 0.3 to 1 and offset 0 to 0.5 at each end; values are cut off at white
 
 Shapes: U devices, n pictures of a device.
 """
@@ -31,7 +31,7 @@ SOURCE = "digits"
 
 CLASSES: Final = 10
 SIDE: Final = 8
-PRESETS: "Mapping[str, tuple[int, int]]" = {"digits": (600, 200), "digits:tiny": (40, 20)}
+PRESETS: "Mapping[str, tuple[int, int]]" = {"digits": (400, 200), "digits:tiny": (40, 20)}
 """Devices for training, and for each of validation and test, by source."""
 
 PICTURES: Final = 48
@@ -120,9 +120,9 @@ def _pictures(
     of_class = [np.flatnonzero(labels == each) for each in range(CLASSES)]
     taken = np.empty((devices, PICTURES, SIDE, SIDE), np.uint8)
     classes = np.empty((devices, PICTURES), np.int64)
-    low, high = np.array([-50, 0, 0.4, 0]), np.array([50, 0.9, 1, 0.5])
+    low, high = np.array([-90, 0, 0.3, 0]), np.array([90, 1.2, 1, 0.5])
     for device in range(devices):
-        mix = random.dirichlet(np.full(CLASSES, 0.4), 2)
+        mix = random.dirichlet(np.full(CLASSES, 0.3), 2)
         camera = random.uniform(low, high, (2, len(low)))
         for place in range(PICTURES):
             time = place / (PICTURES - 1)

@@ -31,7 +31,9 @@ class CNN(nn.Module):
         super().__init__()
         self.config = config
         self.convolution = nn.Conv2d(1, config.width, _PATCH, padding=1)
-        self.vector = nn.Linear(config.width * _MAP**2, config.width)
+        self.vector = nn.Sequential(
+            nn.Linear(config.width * _MAP**2, 8 * config.width), nn.ReLU(), nn.Linear(8 * config.width, config.width)
+        )
         self.dropout = nn.Dropout(config.dropout)
 
     @property
@@ -45,7 +47,7 @@ class CNN(nn.Module):
 
     def embed(self, items: Tensor) -> Tensor:
         """Return vectors ``[..., W]`` of images ``[..., 8, 8]``."""
-        vectors: Tensor = torch.relu(self.vector(self._maps(items)))
+        vectors: Tensor = self.vector(self._maps(items))
         return vectors
 
     def encode(self, items: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ class CNN(nn.Module):
 
     def _maps(self, images: Tensor) -> Tensor:
         """Return the flat maps ``[..., 16 W]`` of images ``[..., 8, 8]``."""
-        pixels = images.reshape(-1, 1, SIDE, SIDE).to(self.vector.weight.dtype) / 255
+        pixels = images.reshape(-1, 1, SIDE, SIDE).to(self.convolution.weight.dtype) / 255
         maps = nn.functional.max_pool2d(torch.relu(self.convolution(pixels)), 2)
         return maps.reshape(*images.shape[:-2], -1)
 

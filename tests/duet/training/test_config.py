@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import duet.training
-from duet.networks.backbones import BACKBONES
+from duet.networks.backbones import BACKBONES, CLASSIFIERS
 from duet.protocol.errors import InvalidData
 from duet.training.config import OptimisationOptions, TrainingConfig, difference, override, read_config
 
@@ -17,7 +17,7 @@ CONFIGS = sorted((Path(duet.training.__file__).parent / "configs").glob("*.yaml"
 def test_every_published_configuration_loads_and_says_how_to_run_it(path):
     config = read_config(path)
 
-    assert config.backbone.name in BACKBONES
+    assert config.backbone.name in {**BACKBONES, **CLASSIFIERS}
     first, second = path.read_text().splitlines()[:2]
     assert first.startswith("# ")
     assert second.startswith(f"# duet train duet/training/configs/{path.name}")
@@ -54,7 +54,11 @@ def test_an_empty_file_means_the_defaults(tmp_path):
         ("generator: {heads: []}", None, "generator.heads"),
         ("generator: {heads: [full, full]}", None, "generator.heads"),
         ("backbone: {width: 33, heads: 2}", None, "width divisible by the number of heads"),
-        ("backbone: {name: transformer}", None, "a backbone among ['din', 'gru4rec', 'sasrec'], got 'transformer'"),
+        (
+            "backbone: {name: transformer}",
+            None,
+            "a backbone among ['cnn', 'din', 'gru4rec', 'sasrec'], got 'transformer'",
+        ),
         ("backbone: {name: din}", None, "must be sampled-softmax or binary"),
         ("backbone: {name: din}\noptimisation: {loss: softmax}", None, "got softmax"),
         ("optimisation: {sampled_negatives: 0}", None, "optimisation.sampled_negatives"),
