@@ -159,6 +159,11 @@ def _run_grid(
     from duet.training.checkpoint import read_progress
 
     grid, cells = read_grid(path)
+    if any(cell.config.task != "ranking" for cell in cells):
+        # a record holds ranks
+        raise typer.BadParameter(
+            "Expected a grid of runs that rank items; compare those that classify by their folders."
+        )
     wanted = [replace(cell, config=at_source(cell.config, data)) for cell in (chosen(cells, only) if only else cells)]
     missing = sum(existing_record(cell, places) is None for cell in wanted)
     console.print(f"{grid.name}: {len(wanted)} runs, {missing} to do.")

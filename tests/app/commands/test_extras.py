@@ -37,6 +37,7 @@ def duet_without(library: str, *arguments: str) -> subprocess.CompletedProcess[s
     [
         ("torch", ["train"], "train"),
         ("torch", ["evaluate", "RUN"], "train"),
+        ("sklearn", ["train", "--data", "digits", "--set", "backbone.name=cnn"], "train"),
         ("matplotlib", ["report"], "train"),
         ("onnx", ["publish", "RUN"], "train"),
         ("jinja2", ["demo", "--out", "OUT"], "serve,train"),
