@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from duet.evaluation.classification import DeviceAnswers, answer_devices, compare_devices, to_markdown
+from duet.evaluation.conditions import partners
 from duet.networks.duet_network import SHARED
 from duet.protocol.errors import UnusableRun
 from duet.training import checkpoint
-from duet.training.classification import ask_pictures
+from duet.training.classification import ask_pictures, right_answers, sample_embeddings
 from duet.training.loop import train
 from duet.training.networks import build_network
 
@@ -33,6 +34,21 @@ def test_a_run_is_measured_under_every_condition(answers):
     assert list(answers.right) == [*generated, "shared", "stale-4", "stale-8", "stale-16", "mean", "swapped"]
     assert answers.tested in ("factors-r3", "full")
     assert {right.shape for right in answers.right.values()} == {(20, 16)}
+
+
+def test_swapped_parameters_are_those_of_another_device(digits_version, digits_config, digit_devices):
+    run = digits_version.folder.parents[2] / "run"  # its generators are lively enough that devices differ
+    network = build_network(digits_config, 10).eval()
+    checkpoint.load_best(run, network)
+    answers, questions = answer_devices(run, digit_devices), ask_pictures(digit_devices.test, 6)
+    (served,) = [each for each in network.served if str(each) == answers.tested]
+    others = sample_embeddings(network, questions.samples[partners(20)])
+
+    expected = right_answers(network, questions, served, embeddings=others)
+
+    np.testing.assert_array_equal(answers.right["swapped"], expected)
+    assert (answers.right["swapped"] != answers.right[answers.tested]).any()
+    assert (answers.right["stale-16"] != answers.right[answers.tested]).any()
 
 
 def test_shared_answers_are_those_of_the_network_without_a_generator(answers, digits_config, digits_run, digit_devices):
