@@ -2,13 +2,13 @@
 
 The images are the 1,797 handwritten digits of 8 x 8 pixels that scikit-learn carries (``sklearn.datasets.load_digits``;
 UCI, Alpaydin and Kaynak). No image is on devices of two parts: those of training, validation and test differ in device
-and in image. A device takes its pictures one after another; the parameters of its camera and its preference for classes
-move from one anchor to another in that time:
+and in image. A device takes its pictures one after another. Its preference for classes and its camera are drawn twice, and
+move half of the way from the first draw to the second in that time:
 
-    classes      Dirichlet(0.3) at each end
-    rotation     -90 to 90 degrees at each end
-    blur         Gaussian, sigma 0 to 1.2 pixels at each end
-    brightness   contrast 0.3 to 1 and offset 0 to 0.5 at each end; values are cut off at white
+    classes      Dirichlet(0.3)
+    rotation     -90 to 90 degrees
+    blur         Gaussian, sigma 0 to 1.2 pixels
+    brightness   contrast 0.3 to 1 and offset 0 to 0.5; values are cut off at white
 
 Shapes: U devices, n pictures of a device.
 """
@@ -31,12 +31,13 @@ SOURCE = "digits"
 
 CLASSES: Final = 10
 SIDE: Final = 8
-PRESETS: "Mapping[str, tuple[int, int]]" = {"digits": (400, 200), "digits:tiny": (40, 20)}
+PRESETS: "Mapping[str, tuple[int, int]]" = {"digits": (1200, 200), "digits:tiny": (40, 20)}
 """Devices for training, and for each of validation and test, by source."""
 
 PICTURES: Final = 48
 _WHITE, _PARTS = 16.0, ("training", "validation", "test")
 _SHARES = (0.6, 0.8)
+_DRIFT = 0.5
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ def _pictures(
     for device in range(devices):
         mix = random.dirichlet(np.full(CLASSES, 0.3), 2)
         camera = random.uniform(low, high, (2, len(low)))
+        for ends in (mix, camera):
+            ends[1] = (1 - _DRIFT) * ends[0] + _DRIFT * ends[1]
         for place in range(PICTURES):
             time = place / (PICTURES - 1)
             weights = (1 - time) * mix[0] + time * mix[1]
