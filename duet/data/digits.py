@@ -2,8 +2,8 @@
 
 The images are the 1,797 handwritten digits of 8 x 8 pixels that scikit-learn carries (``sklearn.datasets.load_digits``;
 UCI, Alpaydin and Kaynak). No image is on devices of two parts: those of training, validation and test differ in device
-and in image. A device takes its pictures one after another. Its preference for classes and its camera are drawn twice, and
-move half of the way from the first draw to the second in that time:
+and in image. A device takes its pictures one after another. Its preference for classes and its camera are drawn twice,
+and move half of the way from the first draw to the second in that time:
 
     classes      Dirichlet(0.3)
     rotation     -90 to 90 degrees

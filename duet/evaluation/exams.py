@@ -127,7 +127,8 @@ class RankingExam:
             f"{training['interactions']}\ninteractions. Trained on all but the last two items of each user",
             f"Full-catalogue NDCG@10 on the validation item of up to {devices:,} users",
             "It ranks items of its vocabulary only; unknown ids in a sample are ignored. Quality on devices that "
-            "behave\nunlike the training users is not known. What is uploaded is the sample itself.",
+            "behave\nunlike the training users is not known. What is uploaded is the sample itself, or its embedding,\nfrom "
+            "which much of the sample can be inferred.",
         )
 
 
@@ -188,5 +189,5 @@ class ClassificationExam:
             f"Accuracy on the next {ASKED} pictures of up to {devices:,} devices that training has not seen, the mean "
             "over\ndevices",
             "It classifies pictures of 8 x 8 pixels in one channel. Quality on cameras unlike those of training is "
-            "not known.\nWhat is uploaded are the pictures themselves.",
+            "not known.\nWhat is uploaded are the pictures themselves, or their embedding.",
         )
