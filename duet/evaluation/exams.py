@@ -127,8 +127,8 @@ class RankingExam:
             f"{training['interactions']}\ninteractions. Trained on all but the last two items of each user",
             f"Full-catalogue NDCG@10 on the validation item of up to {devices:,} users",
             "It ranks items of its vocabulary only; unknown ids in a sample are ignored. Quality on devices that "
-            "behave\nunlike the training users is not known. What is uploaded is the sample itself, or its embedding,\nfrom "
-            "which much of the sample can be inferred.",
+            "behave\nunlike the training users is not known. What is uploaded is the sample itself, or its "
+            "embedding, from\nwhich much of the sample can be inferred.",
         )
 
 
