@@ -23,8 +23,9 @@ setup: $(READY) ## Create .venv and install everything into it; a second run reu
 demo: $(READY) ## Train, publish, serve and call from simulated devices; DATA=path/to/u.data uses your own log
 	@$(BIN)/duet demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-test: $(READY) ## Run every test that needs no GPU
-	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+test: $(READY) ## Run every test that needs no GPU: on all cores, then what needs the machine for itself
+	@$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "not gpu and not serve and not alone" $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m "not gpu and (serve or alone)" $(ARGS) || [ $$? -eq 5 ]
 
 check: $(READY) ## Check format, lint, types and the import table
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_layers.py

@@ -29,6 +29,8 @@ from duet.protocol.embedding_upload import spelt
 from duet.registry import PublishedVersion
 from tests.published_version import ITEM_IDS, write_version
 
+pytestmark = pytest.mark.alone
+
 PATH = "/v1/models/tiny/parameters"
 GOOD: dict[str, Any] = {"device": "phone", "sample": list(ITEM_IDS[:3]), "link": "wifi", "budget_ms": 10_000}
 MORE = {

@@ -9,7 +9,7 @@ from app.problems import MEDIA_TYPE, STATUS, problem_response
 from duet.protocol import errors
 from duet.protocol.errors import DuetError
 
-DOCUMENTED = {400, 401, 404, 406, 408, 413, 415, 422, 429, 431, 500, 503, 504}
+DOCUMENTED = {400, 401, 404, 406, 408, 409, 413, 415, 422, 429, 431, 500, 503, 504}
 
 
 def leaves(error: type[DuetError]) -> Iterator[type[DuetError]]:

@@ -256,8 +256,13 @@ def test_other_ways_to_start_open_what_is_documented(tmp_path: Path, placement: 
     ) as server:
         found = settled(server.pid, documented(placement=placement, ingress=ingress), host=LOOPBACK, port=port)
         answer = httpx.post(f"{url}{URL}", json=BODY, verify=context, timeout=30)
+        strange_id = httpx.get(f"{url}/livez", headers={"x-request-id": b"\xff\xfe"}, verify=context)
+        method = httpx.request("BREW", f"{url}/livez", verify=context)
 
     assert answer.status_code == 200
+    # docs/api.md says what Ray and HAProxy answer in our place: should they change, so must the page
+    assert strange_id.status_code == (200 if ingress == "direct" else 500)
+    assert method.status_code == 400
     assert differences(found, documented(placement=placement, ingress=ingress), host=LOOPBACK, port=port) == ([], [])
 
 

@@ -17,7 +17,7 @@ import pytest
 from tests.loadtest.locust_runs import SLO, QuickRefusal, StallingFake, checks_of, latencies_of, start_locust
 from tests.loadtest.serving_fake import ServingFake
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 RATE, SECONDS, STALL_S, UNTIL_S = 60, 6, 2.0, 3.0
 SLOWLY, HELD_UP_S = 20, 2.5

@@ -135,7 +135,7 @@ def test_the_capacity_matched_network_is_as_large_as_duet_with_folded_decoders(b
 def test_unknown_heads_and_backbones_are_refused():
     with pytest.raises(ValueError, match="heads among"):
         DuetNetwork(lively.BACKBONE, GeneratorSizes(heads=("spectral",)))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"backbone among \['din', 'gru4rec', 'sasrec'\]"):
+    with pytest.raises(ValueError, match=r"backbone among \['cnn', 'din', 'gru4rec', 'sasrec'\]"):
         DuetNetwork(lively.BackboneConfig("transformer", 3, 4), lively.SIZES)
     with pytest.raises(ValueError, match="divisible"):
         DuetNetwork(lively.BackboneConfig("sasrec", 3, 4, width=9, heads=2), lively.SIZES)

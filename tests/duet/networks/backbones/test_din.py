@@ -180,5 +180,5 @@ def test_a_whole_catalogue_goes_through_the_classifier_in_parts_that_do_not_grow
 def test_a_softmax_over_the_catalogue_is_refused_with_what_to_do(network):
     states, residuals = _conditioned(network, lively.samples(3), SHARED)
 
-    with pytest.raises(ValueError, match=r"dot product, got 'din': sample the negatives"):
+    with pytest.raises(ValueError, match=r"sees no candidate, got 'din'"):
         network.meta.catalogue_loss(states, residuals, torch.ones(lively.LENGTH, dtype=torch.int64))
