@@ -128,12 +128,14 @@ def _evaluate_devices(
     from duet.protocol.errors import UnusableRun
     from duet.training.checkpoint import read_run_config
 
-    runs = []
+    runs, loaded = [], {}
     with bar(console) as progress:
         task = progress.add_task("Classifying", total=len(folders))
         for folder in folders:
             config = read_run_config(folder)
-            devices = load_source(config.data, seed=config.seed, source=data)
+            if (config.data, config.seed) not in loaded:
+                loaded[config.data, config.seed] = load_source(config.data, seed=config.seed, source=data)
+            devices = loaded[config.data, config.seed]
             if config.task != "classification" or not isinstance(devices, DigitDevices):
                 reason = "it ranks items, and others classify"
                 raise UnusableRun(path=folder, reason=reason, remedy="Compare runs of one task.")
