@@ -149,7 +149,9 @@ def test_a_record_that_is_not_what_it_says_is_refused(tmp_path, path, value, rea
     assert "delete it" in caught.value.remedy
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: b"", lambda data: b"\xff" + data], ids=["cut", "empty", "not-text"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-20], lambda data: b"", lambda data: b"\xff" + data], ids=["cut", "empty", "not-text"]
+)
 def test_a_damaged_file_is_refused(tmp_path, damage):
     path = write_record(tmp_path / "paper", made_up())
     path.write_bytes(damage(path.read_bytes()))
