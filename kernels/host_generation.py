@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.host_slabs import LANES, Generation, generate_slabs, write_host_slabs
+from kernels.host_slabs import LANES, Generation, SingleSlab, generate_slabs, write_host_slabs
 from kernels.slab_layout import Plans
 from kernels.slabs import check_chosen, cut_slabs
 
@@ -64,6 +64,8 @@ class HostGeneration:
             longest_row=table.longest_row,
         )
         self._pointed_to = self._packed, filled, table  # alive as long as the addresses
+        is_small = weight.numel() <= SMALL_PRODUCT
+        self._singles = [SingleSlab(self._bound, plans, number) for number in range(is_small * len(plans.layouts))]
 
     def generate(self, embeddings: NDArray[np.float32], chosen: Sequence[int]) -> list[bytes | None]:
         """Generate one body per device.
@@ -81,6 +83,8 @@ class HostGeneration:
         plans, (P, D) = self._plans, self._shape
         if embeddings.ndim != 2 or embeddings.shape[1] != D or embeddings.dtype != np.float32:
             raise ValueError(f"Expected float32 embeddings [B, {D}], got {embeddings.dtype} {list(embeddings.shape)}.")
+        if len(chosen) == len(embeddings) == 1 and 0 <= chosen[0] < len(self._singles):
+            return [self._singles[chosen[0]].generate(embeddings.tobytes())]
         check_chosen(chosen, len(embeddings), plans)
         B, starts = len(chosen), plans.starts(chosen)
         if B * P * D <= SMALL_PRODUCT or torch.get_num_threads() == 1:

@@ -116,6 +116,30 @@ def generate_slabs(
     return whole, whole[slab_bytes:]
 
 
+class SingleSlab:
+    """Generates the slab of a device that comes alone: all that follows from its plan is worked out before."""
+
+    def __init__(self, generation: Generation, plans: Plans, number: int) -> None:
+        """Bind the plan ``number``; what ``generation`` points to must be alive."""
+        layout = plans.layouts[number]
+        self._size, self._pitch = layout.slab_bytes, layout.pitch
+        self._generation, self._chosen = generation, array("i", [number]).tobytes()
+        self._written = ctypes.c_char * (layout.pitch + 1)
+        self._generate = _library().duet_generate
+
+    def generate(self, embedding: bytes) -> bytes | None:
+        """Generate it from ``[D]`` float32; None if a number is not finite.
+
+        Raises:
+            MemoryError: If there is no memory for the values of four devices.
+        """
+        written = self._written()
+        if self._generate(self._generation, embedding, self._chosen, 1, written, self._pitch):
+            raise MemoryError(f"Expected memory for {4 * self._generation.count} numbers, got none.")
+        whole = written.raw
+        return whole[: self._size] if whole[self._pitch] else None
+
+
 @cache
 def _library() -> ctypes.CDLL:
     spec = find_spec(LIBRARY)
