@@ -19,6 +19,9 @@ BODY_TIMEOUT_S = 10.0
 HEADER_LIMIT_COUNT, HEADER_LIMIT_BYTES = 100, 16_384
 """Of one request; HAProxy refuses as much before us, the Python proxy lets more through."""
 
+IS_DIRECT = "is_direct"
+"""In the state of a request that has not passed Ray Serve."""
+
 _REQUEST_ID = b"x-request-id"
 _SHOWN_CHARACTERS = 128
 _CONTENT_LENGTH_DIGITS = 18
@@ -60,7 +63,9 @@ class Boundary:
         headers = dict(scope["headers"])
         has_id = _REQUEST_ID in headers
         request_id = _printable(headers[_REQUEST_ID]) if has_id else new_request_id()
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        is_told_by_us = not has_id or IS_DIRECT in state
         REQUEST_ID.set(request_id)
         has_started, is_head = False, scope["method"] == "HEAD"
         inner = {**scope, "method": "GET"} if is_head else scope
@@ -69,7 +74,7 @@ class Boundary:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                if not has_id:  # behind Ray Serve the proxy has set it, and repeats it in the answer
+                if is_told_by_us:  # behind Ray Serve the proxy has set it, and repeats it in the answer
                     message["headers"] = [*message.get("headers", ()), (_REQUEST_ID, request_id.encode())]
             elif is_head:
                 message = {**message, "body": b""}

@@ -17,7 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.boundary import HEADER_LIMIT_BYTES, HEADER_LIMIT_COUNT, new_request_id
+from app.boundary import HEADER_LIMIT_BYTES, HEADER_LIMIT_COUNT, IS_DIRECT, new_request_id
 from app.haproxy import HEADERS_TIMEOUT_S
 from app.problems import problem_response
 from app.settings import BACKSTOP_S, Listen
@@ -127,6 +127,7 @@ class _Connection(HttpToolsProtocol):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._answering = asyncio.current_task()
+        scope["state"][IS_DIRECT] = True
         try:
             await self._application(scope, receive, send)
         except asyncio.CancelledError:
@@ -209,10 +210,14 @@ class _Connection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.close()  # an answer to the request before may be half written
             return
-        response = problem_response(error, new_request_id())
+        request_id = new_request_id()
+        response = problem_response(error, request_id)
         status = f"HTTP/1.1 {response.status_code} {HTTPStatus(response.status_code).phrase}\r\n".encode()
         headers = [(name, value) for name, value in response.raw_headers if name != b"connection"]
-        lines = [b"%b: %b\r\n" % pair for pair in (*headers, (b"connection", b"close"))]
+        lines = [
+            b"%b: %b\r\n" % pair
+            for pair in (*headers, (b"x-request-id", request_id.encode()), (b"connection", b"close"))
+        ]
         self.transport.write(b"".join((status, *lines, b"\r\n", bytes(response.body))))
         self._is_refused = True
         if self.transport.can_write_eof():

@@ -110,6 +110,7 @@ def problem(answer: bytes) -> tuple[bytes, str]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"connection: close" in head
     assert b"application/problem+json" in head
+    assert f"x-request-id: {json.loads(body)['request_id']}".encode() in head
     return head.splitlines()[0], json.loads(body)["code"]
 
 
