@@ -28,7 +28,6 @@ NAME_CHARACTERS = 64
 """Longest name of a model or a version in an address."""
 
 _IDENTITY = "identity"
-_RECORDED = "is_recorded"
 _PREFIX, _SUFFIX = "/v1/models/", "/parameters"
 
 
@@ -59,9 +58,9 @@ class Generation:
         try:
             response = await self.respond(model_of(scope) or "", request)
         except DuetError as error:
-            if not hasattr(request.state, _RECORDED):
-                self._gateway.telemetry.refused(error)
             response = problem_response(error, request_id_of(scope))
+            if isinstance(error, UnsupportedMediaType) and _coding_of(request) != _IDENTITY:
+                response.headers["Accept-Encoding"] = _IDENTITY  # as RFC 9110 asks, to tell it from a type
         await response(scope, receive, send)
 
     async def respond(self, model: str, request: Request) -> Response:
@@ -70,31 +69,43 @@ class Generation:
         Raises:
             DuetError: If they cannot be had.
         """
-        if len(model) > NAME_CHARACTERS:
-            raise too_long("model", model)
-        headers = request.headers
-        media_type = negotiate(headers.get("accept"), ANSWER_TYPES)
-        if media_type is None:
-            raise NotAcceptable(accepts=[headers["accept"][:200]], offered=ANSWER_TYPES)
-        content_type = media_type_of(headers.get("content-type"))
-        if content_type not in _READERS:
-            raise UnsupportedMediaType(received=content_type or "none", expected=list(_READERS))
-        coding = (headers.get("content-encoding") or _IDENTITY).strip().lower()
-        if coding != _IDENTITY:
-            error = _unsupported_coding(coding)
+        try:
+            media_type, asked, upload_bytes = await _asked(model, request)
+        except DuetError as error:
             self._gateway.telemetry.refused(error)
-            response = problem_response(error, request_id_of(request.scope))
-            response.headers["Accept-Encoding"] = _IDENTITY  # as RFC 9110 asks, to tell it from a type that is not read
-            return response
-        content = await request.body()
-        origin = Origin(request_id_of(request.scope), headers.get("traceparent", "")[:TRACEPARENT_CHARACTERS])
-        asked = _READERS[content_type](content)
-        setattr(request.state, _RECORDED, True)  # from here on the gateway counts what becomes of it
+            raise
+        # from here on the gateway counts what becomes of it
+        traceparent = request.headers.get("traceparent", "")[:TRACEPARENT_CHARACTERS]
+        origin = Origin(request_id_of(request.scope), traceparent)
         answered = await self._gateway.parameters(
-            model, asked, media_type=media_type, upload_bytes=len(content), origin=origin
+            model, asked, media_type=media_type, upload_bytes=upload_bytes, origin=origin
         )
         said = self._access.signed(answered.headers, answered.content) if answered.status == 200 else answered.headers
         return Response(answered.content, answered.status, said, answered.media_type)
+
+
+async def _asked(model: str, request: Request) -> tuple[str, ParametersRequest, int]:
+    """Read a request: what the answer is to be, what is asked, and the bytes that came up."""
+    if len(model) > NAME_CHARACTERS:
+        raise too_long("model", model)
+    headers = request.headers
+    media_type = negotiate(headers.get("accept"), ANSWER_TYPES)
+    if media_type is None:
+        raise NotAcceptable(accepts=[headers["accept"][:200]], offered=ANSWER_TYPES)
+    content_type = media_type_of(headers.get("content-type"))
+    if content_type not in _READERS:
+        raise UnsupportedMediaType(received=content_type or "none", expected=list(_READERS))
+    if (coding := _coding_of(request)) != _IDENTITY:
+        raise UnsupportedMediaType(
+            received=f"{content_type} with Content-Encoding {coding}",
+            expected=[f"{content_type} with Content-Encoding {_IDENTITY}"],
+        )
+    content = await request.body()
+    return media_type, _READERS[content_type](content), len(content)
+
+
+def _coding_of(request: Request) -> str:
+    return (request.headers.get("content-encoding") or _IDENTITY).strip().lower()
 
 
 def too_long(name: str, value: str) -> InvalidRequest:
@@ -133,10 +144,3 @@ def _read_binary(content: bytes) -> ParametersRequest:
 
 
 _READERS: Mapping[str, Callable[[bytes], ParametersRequest]] = {JSON: _read, BINARY: _read_binary}
-
-
-def _unsupported_coding(coding: str) -> UnsupportedMediaType:
-    """Refuse a compressed body."""
-    return UnsupportedMediaType(
-        received=f"{JSON} with Content-Encoding {coding}", expected=[f"{JSON} with Content-Encoding {_IDENTITY}"]
-    )

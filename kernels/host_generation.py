@@ -64,8 +64,8 @@ class HostGeneration:
             longest_row=table.longest_row,
         )
         self._pointed_to = self._packed, filled, table  # alive as long as the addresses
-        is_small = weight.numel() <= SMALL_PRODUCT
-        self._singles = [SingleSlab(self._bound, plans, number) for number in range(is_small * len(plans.layouts))]
+        numbers = range(len(plans.layouts)) if weight.numel() <= SMALL_PRODUCT else ()
+        self._singles = [SingleSlab(self._bound, plans, number) for number in numbers]
 
     def generate(self, embeddings: NDArray[np.float32], chosen: Sequence[int]) -> list[bytes | None]:
         """Generate one body per device.
