@@ -6,7 +6,6 @@ Without ``--data`` a random log of MovieLens-1M's shape is used (6,040 users, 3,
 the time of a step does not depend on what the items are. Medians over interleaved steps; an epoch is steps times that.
 """
 
-import argparse
 import csv
 import statistics
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.command_line import parser_of
 from duet.data.interactions import Interactions
 from duet.data.loading import load
 from duet.data.splits import leave_one_out
@@ -51,7 +51,7 @@ class _Run:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a table, and append to a CSV file if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks training", description=__doc__)
+    parser = parser_of("training", __doc__)
     parser.add_argument("--data", help="a log to use instead of the random one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=40, help="measured steps of each variant")

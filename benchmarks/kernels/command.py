@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.commands.progress import bar
+from benchmarks.command_line import parser_of
 from benchmarks.kernels import apply_low_rank, compose_weights, host_generation, quantize_factors, synthesize_factors
 from benchmarks.kernels.case import OURS, Case
 from benchmarks.kernels.plots import draw
@@ -69,12 +70,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks kernels",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("kernels", __doc__)
     parser.add_argument("--threads", type=int, default=1, help="threads of one operation on the host (default: 1)")
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS), help="default: all")
     parser.add_argument(

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.bodies import NO_NETWORK, SMALLEST, bodies, encoded
 from benchmarks.serving.local_cluster import LocalCluster, local_cluster
@@ -254,7 +255,7 @@ def _observed(cluster: LocalCluster, load: OpenLoop, seconds: float) -> list[tup
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m benchmarks serving.autoscaling", description=__doc__)
+    parser = parser_of("serving.autoscaling", __doc__)
     versions.add_options(parser)
     parser.add_argument("--rate", type=float, default=12.0, help="requests a second before and after")
     parser.add_argument("--factor", type=float, default=3.0, help="of the step")

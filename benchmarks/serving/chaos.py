@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.verdict import Claim, conclude
 
@@ -32,12 +33,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks serving.chaos",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("serving.chaos", __doc__)
     versions.add_options(parser)
     parser.add_argument("--folder", type=Path, default=Path("chaos"), help="of the records; default: chaos")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run; default: all")

@@ -24,6 +24,7 @@ import httpx
 import psutil
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.closed_loop import write_bodies
 from benchmarks.serving.contract import ContractRun, run_contract
@@ -219,12 +220,7 @@ def _print_flatness(replica: Replica) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks serving.fuzz",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("serving.fuzz", __doc__)
     versions.add_options(parser)
     parser.add_argument("--url", help="of a server of that model that runs already; one is started by default")
     parser.add_argument("--pid", type=int, help="of its gateway, to watch memory and descriptors; only with --url")

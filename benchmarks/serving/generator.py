@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from benchmarks.command_line import parser_of
 from benchmarks.serving.closed_loop import load
 from benchmarks.serving.pinned import ours, pinned
 from benchmarks.serving.record import append
@@ -157,12 +158,7 @@ def _write_bodies(path: Path, options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks serving.generator",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("serving.generator", __doc__)
     parser.add_argument("--models", type=Path, required=True, help="folder of published models, of a `duet demo` say")
     parser.add_argument("--model", required=True)
     parser.add_argument("--world", default="demo", help="synthetic world that the model was trained on")

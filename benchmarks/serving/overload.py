@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.bodies import NO_NETWORK, bodies, encoded
 from benchmarks.serving.closed_loop import load, write_bodies
@@ -280,12 +281,7 @@ def _table(rows: Sequence[Row]) -> Table:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks serving.overload",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("serving.overload", __doc__)
     versions.add_options(parser)
     versions.add_heavy_options(parser)
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")

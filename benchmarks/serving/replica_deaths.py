@@ -23,6 +23,7 @@ import httpx
 
 from app.server import start
 from app.settings import AppSettings
+from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.bodies import NO_NETWORK, SMALLEST, bodies, encoded
 from benchmarks.serving.faults import Result, loaded, summarize
@@ -135,12 +136,7 @@ def wait_until(is_true: Callable[[], bool], *, seconds: float) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks serving.replica_deaths",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("serving.replica_deaths", __doc__)
     versions.add_options(parser)
     parser.add_argument("--seconds", type=float, default=300.0, help="default: 300")
     parser.add_argument("--period-s", type=float, default=20.0, help="between two kills; default: 20")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from app.server import RunningServer, start
 from app.settings import AppSettings
+from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.bodies import NO_NETWORK, bodies, encoded
 from benchmarks.serving.open_loop import OpenLoop, quantile
@@ -108,7 +109,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks serving.rollover", description=__doc__)
+    parser = parser_of("serving.rollover", __doc__)
     versions.add_options(parser)
     parser.add_argument("--placement", choices=["colocated", "split"], default="colocated")
     parser.add_argument("--rate", type=float, default=100.0, help="requests a second")

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.bodies import NO_NETWORK, SMALLEST, bodies, encoded
 from benchmarks.serving.faults import loaded, summarize
@@ -83,7 +84,7 @@ def _exchange_nodes(cluster: LocalCluster, load: OpenLoop, rounds: int, calm_s: 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m benchmarks serving.scale_out", description=__doc__)
+    parser = parser_of("serving.scale_out", __doc__)
     versions.add_options(parser)
     parser.add_argument("--rate", type=float, default=20.0, help="requests a second")
     parser.add_argument("--rounds", type=int, default=5, help="nodes to add and to kill")

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.bodies import NO_NETWORK, bodies, encoded
 from benchmarks.serving.closed_loop import load as closed_loop
@@ -230,12 +231,7 @@ def plot(readings: Sequence[Reading], path: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks serving.soak",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("serving.soak", __doc__)
     versions.add_options(parser)
     parser.add_argument("--minutes", type=float, default=60.0, help="default: 60")
     parser.add_argument("--percent", type=float, default=70.0, help="of the measured capacity; default: 70")

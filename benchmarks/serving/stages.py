@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.commands.top.scrape import Scraper, Snapshot
+from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.closed_loop import load, write_bodies
 from benchmarks.serving.pinned import gateway_of, ours, pinned
@@ -157,12 +158,7 @@ def _differences(before: Snapshot, after: Snapshot) -> dict[str, float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks serving.stages",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("serving.stages", __doc__)
     versions.add_options(parser)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64], help="default: 1 16 64")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")

@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.closed_loop import load, packages, write_bodies
 from benchmarks.serving.pinned import application, ours, pinned
@@ -183,12 +184,7 @@ def _table(rows: Sequence[Row]) -> Table:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks serving.throughput",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("serving.throughput", __doc__)
     parser.add_argument("placement", choices=("colocated", "split"))
     versions.add_options(parser)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64], help="default: 1 16 64")

@@ -230,6 +230,29 @@ def test_a_reader_that_stalls_is_let_go(monkeypatch: pytest.MonkeyPatch, served:
         assert served.app.cancelled.wait(PATIENCE_S)
 
 
+def test_a_connection_that_is_idle_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "_IDLE_S", 0.2)
+    server = Served(free_port("127.0.0.1", 0))
+    try:
+        with connect(server) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert rest_of(connection).endswith(b"\r\n\r\n0")
+    finally:
+        server.close()
+
+
+def test_a_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "MOST_CONNECTIONS", 2)
+    server = Served(free_port("127.0.0.1", 0))
+    try:
+        with connect(server), httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=PATIENCE_S) as client:
+            assert client.get("/").status_code == 503
+    finally:
+        server.close()
+
+    assert not server.app.entered.is_set()
+
+
 def test_stopping_answers_who_is_inside_and_nobody_else(served: Served) -> None:
     with connect(served) as inside:
         inside.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
