@@ -175,7 +175,8 @@ def _add_parameters(app: FastAPI, generation: Generation) -> None:
 
         The device sends the sample, or the embedding that it has made of it.
         """
-        return await generation.respond(model, request)
+        answer = await generation.answer(model, request.scope, request.receive)
+        return Response(answer.content, answer.status, answer.headers, answer.media_type)
 
     app.router.add_api_route(
         "/v1/models/{model}/parameters",

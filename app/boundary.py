@@ -22,6 +22,9 @@ HEADER_LIMIT_COUNT, HEADER_LIMIT_BYTES = 100, 16_384
 IS_DIRECT = "is_direct"
 """In the state of a request that has not passed Ray Serve."""
 
+HAS_WHOLE_BODY = "has_whole_body"
+"""In the state of a request that came with its body: True where nothing of it is to be waited for."""
+
 _REQUEST_ID = b"x-request-id"
 _SHOWN_CHARACTERS = 128
 _CONTENT_LENGTH_DIGITS = 18
@@ -83,7 +86,7 @@ class Boundary:
         try:
             _check_headers(scope)
             self._check_length(headers.get(b"content-length"))
-            await self._app(inner, self._counted(receive), watched_send)
+            await self._app(inner, self._counted(receive, is_whole=HAS_WHOLE_BODY in state), watched_send)
         except ClientDisconnect:
             return  # nobody reads an answer
         except (RequestError, ServiceUnavailable) as error:
@@ -103,17 +106,20 @@ class Boundary:
         if int(declared) > self._limit_bytes:
             raise BodyTooLarge(limit_bytes=self._limit_bytes, received_bytes=int(declared))
 
-    def _counted(self, receive: Receive) -> Receive:
+    def _counted(self, receive: Receive, *, is_whole: bool) -> Receive:
         received_bytes, has_ended = 0, False
-        deadline_s = asyncio.get_running_loop().time() + self._limit_s
+        deadline_s = None if is_whole else asyncio.get_running_loop().time() + self._limit_s
 
         async def counted() -> Message:
             nonlocal received_bytes, has_ended
             if has_ended:  # whoever asks now waits for the client to hang up
                 return await receive()
             try:
-                async with asyncio.timeout_at(deadline_s):
+                if deadline_s is None:
                     message = await receive()
+                else:
+                    async with asyncio.timeout_at(deadline_s):
+                        message = await receive()
             except TimeoutError as error:
                 raise RequestTooSlow(limit_s=self._limit_s) from error
             if message["type"] == "http.request":

@@ -1,6 +1,7 @@
 """A request on its way through the gateway: what is known of it, and what follows from that without any work."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from app.brought import Brought
 from app.offers import ONNX
@@ -9,10 +10,10 @@ from app.served_version import ServedVersion
 from deployments.orders import Answered, AnswerKind
 from deployments.telemetry import RequestRecord, StageTimes
 from duet.protocol import package
-from duet.protocol.budget import Offer, Plan, choose_plan
+from duet.protocol.budget import Offer, Plan, RankedOffers
 from duet.protocol.embedding_errors import InvalidEmbedding
 from duet.protocol.errors import BudgetTooSmall
-from duet.protocol.representation import SHARED, Form
+from duet.protocol.representation import SHARED, Form, Representation
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,26 @@ class Call:
     upload_bytes: int
     media_type: str
     started_s: float
-    offers: tuple[Offer, ...]
+    offers: RankedOffers
     record: RequestRecord
+    tags: dict[Representation, bytes] = field(default_factory=dict)
+    """Those that have been worked out."""
 
     @property
     def answer_kind(self) -> AnswerKind:
         """What the stages are to make."""
         return "onnx" if self.media_type == ONNX else "package"
 
-    @property
+    @cached_property
     def batch_kind(self) -> tuple[str, str, AnswerKind]:
         """What the requests of one batch have in common."""
         return self.served.published.model, self.served.published.version, self.answer_kind
 
     @property
-    def shared_offers(self) -> tuple[Offer, ...]:
+    def shared_offers(self) -> RankedOffers | None:
         """The last rung, where the device takes it."""
-        return tuple(offer for offer in self.offers if offer.representation.form is Form.SHARED)
+        shared = [offer for offer in self.offers.all if offer.representation.form is Form.SHARED]
+        return RankedOffers(shared) if shared else None
 
     @property
     def held(self) -> Offer | None:
@@ -50,20 +54,22 @@ class Call:
         if current is None or current.version != self.served.digest.hex():
             return None
         tag = bytes.fromhex(current.tag)
-        return next((offer for offer in self.offers if self.tag(offer) == tag), None)
+        return next((offer for offer in self.offers.all if self.tag(offer) == tag), None)
 
     def tag(self, offer: Offer | Plan) -> bytes:
         """Name what would be sent."""
-        return self.brought.tag(self.served.digest, offer.representation)
+        representation = offer.representation
+        if representation not in self.tags:
+            self.tags[representation] = self.brought.tag(self.served.digest, representation)
+        return self.tags[representation]
 
-    def fitting(self, offers: tuple[Offer, ...], server_ms: float) -> Plan:
+    def fitting(self, offers: RankedOffers, server_ms: float) -> Plan:
         """Choose the best offer that fits when the server takes ``server_ms``.
 
         Raises:
             BudgetTooSmall: If nothing does.
         """
-        return choose_plan(
-            offers,
+        return offers.choose(
             link=self.request.network,
             budget_ms=self.request.budget_ms,
             upload_bytes=self.upload_bytes,

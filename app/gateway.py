@@ -4,8 +4,8 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from app.brought import Brought
 from app.call import Call, is_as_good
@@ -20,7 +20,7 @@ from deployments.admission import ConcurrencyLimit
 from deployments.batching import BatchLimits, DispatchWhenFreeBatcher
 from deployments.orders import Answered, Order
 from deployments.pipeline import Pipeline
-from deployments.telemetry import Origin, RequestRecord
+from deployments.telemetry import Origin, RequestRecord, StageTimes
 from duet.protocol.budget import Offer, Plan
 from duet.protocol.errors import (
     BudgetTooSmall,
@@ -47,7 +47,7 @@ class GatewayAnswer:
     """An answer in HTTP's terms."""
 
     status: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     content: bytes = b""
     media_type: str | None = None
 
@@ -204,17 +204,18 @@ class Gateway:
             plan = self._plan(call)
             if held is not None and is_as_good(held, plan):
                 return self._keep(call, held)
-            answered, queue_ms = await self._ask(call, plan)
+            answered, times = await self._ask(call, plan)
         except (BudgetTooSmall, Overloaded):
             # the rungs of the ladder that need no computing
             if held is not None:
                 return self._keep(call, held)
-            if not call.shared_offers:
+            shared = call.shared_offers
+            if shared is None:
                 raise
-            plan = call.fitting(call.shared_offers, 0.0)
+            plan = call.fitting(shared, 0.0)
             call.record.planned(plan, now_s=self._clock())
-            answered, queue_ms = call.shared(plan), 0.0
-        return self._answer(call, plan, answered, queue_ms)
+            answered, times = call.shared(plan), StageTimes()
+        return self._answer(call, plan, answered, times)
 
     def _is_late(self, call: Call, answer: GatewayAnswer) -> bool:
         """Whether an answer is late, or the last rung for want of time."""
@@ -229,10 +230,9 @@ class Gateway:
             BudgetTooSmall: If nothing would arrive in time even if nobody were waiting.
             Overloaded: If only those who are waiting make it too late.
         """
-        predicted_ms = self._batcher.predicted_ms(call.batch_kind)
+        predicted_ms, guarded_ms = self._batcher.forecast(call.batch_kind)
         try:
-            plan = call.fitting(call.offers, self._batcher.guarded_ms(call.batch_kind))
-            return replace(plan, server_ms=predicted_ms, predicted_ms=plan.network_ms + predicted_ms)
+            return call.fitting(call.offers, guarded_ms).with_server_ms(predicted_ms)
         except BudgetTooSmall as refusal:
             if self._batcher.is_out_of_date(call.batch_kind):
                 # a slow batch may be all that is known: without a trial nobody would be served ever again
@@ -242,12 +242,11 @@ class Gateway:
 
     def _trial(self, call: Call, predicted_ms: float, refusal: BudgetTooSmall) -> Plan:
         try:
-            plan = call.fitting(call.offers, 0.0)
+            return call.fitting(call.offers, 0.0).with_server_ms(predicted_ms)
         except BudgetTooSmall:
             raise refusal from None
-        return replace(plan, server_ms=predicted_ms, predicted_ms=plan.network_ms + predicted_ms)
 
-    async def _ask(self, call: Call, plan: Plan) -> tuple[Answered, float]:
+    async def _ask(self, call: Call, plan: Plan) -> tuple[Answered, StageTimes]:
         """Queue the order; give up when the answer could not arrive in time any more.
 
         Raises:
@@ -267,7 +266,7 @@ class Gateway:
             self._limit.leave(is_late=is_late)
         return answered
 
-    async def _queued(self, call: Call, plan: Plan) -> tuple[Answered, float]:
+    async def _queued(self, call: Call, plan: Plan) -> tuple[Answered, StageTimes]:
         deadline_s = call.started_s + (plan.budget_ms - plan.network_ms) / 1000
         order = Order(
             model=call.served.published.model,
@@ -282,20 +281,20 @@ class Gateway:
         call.record.planned(plan, now_s=self._clock())
         try:
             # Serve's own time-out is the client's to switch off; this one is not
-            async with asyncio.timeout(deadline_s - self._clock()):
-                batched = await self._batcher.submit(
-                    order, key=call.batch_kind, deadline_s=deadline_s, priority=priority
-                )
+            batched = await self._batcher.submit(
+                order, key=call.batch_kind, deadline_s=deadline_s, priority=priority, predicted_ms=plan.server_ms
+            )
         except TimeoutError as error:
             elapsed_ms = self._elapsed_ms(call) + plan.network_ms
             raise DeadlineExceeded(budget_ms=plan.budget_ms, elapsed_ms=elapsed_ms) from error
         except NonFiniteParameters as failure:
             call.brought.answer_for(failure)
             raise
-        call.record.computed(batched.result.times.queued(batched.queue_ms), batch_size=batched.batch_size)
-        return batched.result, batched.queue_ms
+        times = batched.result.times.queued(batched.queue_ms)
+        call.record.computed(times, batch_size=batched.batch_size)
+        return batched.result, times
 
-    def _answer(self, call: Call, plan: Plan, answered: Answered, queue_ms: float) -> GatewayAnswer:
+    def _answer(self, call: Call, plan: Plan, answered: Answered, times: StageTimes) -> GatewayAnswer:
         tag, server_ms = call.tag(plan).hex(), self._elapsed_ms(call)
         headers = call.served.headers | {
             "Duet-Plan": str(plan.representation),
@@ -303,7 +302,7 @@ class Gateway:
             "Duet-Server-Ms": f"{server_ms:.2f}",
             "Duet-Network-Ms": f"{plan.network_ms:.2f}",
             "Duet-Tag": tag,
-            "Server-Timing": answered.times.queued(queue_ms).server_timing(),
+            "Server-Timing": times.server_timing(),
         }
         if call.media_type != JSON:
             return GatewayAnswer(200, headers, answered.content, call.media_type)

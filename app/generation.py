@@ -4,16 +4,16 @@ Plain ASGI beside the documented routes: every layer in between costs a request 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.access import Access
 from app.boundary import request_id_of
-from app.gateway import Gateway
+from app.gateway import Gateway, GatewayAnswer
 from app.media_types import media_type_of, negotiate
 from app.mistakes import told
 from app.offers import ANSWER_TYPES, JSON
@@ -54,58 +54,82 @@ class Generation:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        request = Request(scope, receive)
         try:
-            response = await self.respond(model_of(scope) or "", request)
+            answer = await self.answer(model_of(scope) or "", scope, receive)
         except DuetError as error:
             response = problem_response(error, request_id_of(scope))
-            if isinstance(error, UnsupportedMediaType) and _coding_of(request) != _IDENTITY:
+            if isinstance(error, UnsupportedMediaType) and _coding_of(_headers_of(scope)) != _IDENTITY:
                 response.headers["Accept-Encoding"] = _IDENTITY  # as RFC 9110 asks, to tell it from a type
-        await response(scope, receive, send)
+            await response(scope, receive, send)
+            return
+        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
+        if answer.media_type is not None:
+            headers.append((b"content-length", b"%d" % len(answer.content)))
+            headers.append((b"content-type", answer.media_type.encode("latin-1")))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.content})
 
-    async def respond(self, model: str, request: Request) -> Response:
+    async def answer(self, model: str, scope: Scope, receive: Receive) -> GatewayAnswer:
         """Generate the parameters that suit a sample, in the best representation that arrives within the budget.
 
         Raises:
             DuetError: If they cannot be had.
         """
+        headers = _headers_of(scope)
         try:
-            media_type, asked, upload_bytes = await _asked(model, request)
+            media_type, asked, upload_bytes = await _asked(model, headers, receive)
         except DuetError as error:
             self._gateway.telemetry.refused(error)
             raise
         # from here on the gateway counts what becomes of it
-        traceparent = request.headers.get("traceparent", "")[:TRACEPARENT_CHARACTERS]
-        origin = Origin(request_id_of(request.scope), traceparent)
+        traceparent = headers.get(b"traceparent", b"").decode("latin-1")[:TRACEPARENT_CHARACTERS]
+        origin = Origin(request_id_of(scope), traceparent)
         answered = await self._gateway.parameters(
             model, asked, media_type=media_type, upload_bytes=upload_bytes, origin=origin
         )
-        said = self._access.signed(answered.headers, answered.content) if answered.status == 200 else answered.headers
-        return Response(answered.content, answered.status, said, answered.media_type)
+        if answered.status != 200:
+            return answered
+        return replace(answered, headers=self._access.signed(answered.headers, answered.content))
 
 
-async def _asked(model: str, request: Request) -> tuple[str, ParametersRequest, int]:
+def _headers_of(scope: Scope) -> Mapping[bytes, bytes]:
+    """Return the headers by name; of one that comes twice, the first."""
+    return dict(reversed(scope["headers"]))
+
+
+async def _asked(model: str, headers: Mapping[bytes, bytes], receive: Receive) -> tuple[str, ParametersRequest, int]:
     """Read a request: what the answer is to be, what is asked, and the bytes that came up."""
     if len(model) > NAME_CHARACTERS:
         raise too_long("model", model)
-    headers = request.headers
-    media_type = negotiate(headers.get("accept"), ANSWER_TYPES)
+    accept = headers[b"accept"].decode("latin-1") if b"accept" in headers else None
+    media_type = negotiate(accept, ANSWER_TYPES)
     if media_type is None:
-        raise NotAcceptable(accepts=[headers["accept"][:200]], offered=ANSWER_TYPES)
-    content_type = media_type_of(headers.get("content-type"))
+        raise NotAcceptable(accepts=[(accept or "")[:200]], offered=ANSWER_TYPES)
+    content_type = media_type_of(headers.get(b"content-type", b"").decode("latin-1"))
     if content_type not in _READERS:
         raise UnsupportedMediaType(received=content_type or "none", expected=list(_READERS))
-    if (coding := _coding_of(request)) != _IDENTITY:
+    if (coding := _coding_of(headers)) != _IDENTITY:
         raise UnsupportedMediaType(
             received=f"{content_type} with Content-Encoding {coding}",
             expected=[f"{content_type} with Content-Encoding {_IDENTITY}"],
         )
-    content = await request.body()
+    content = await _body(receive)
     return media_type, _READERS[content_type](content), len(content)
 
 
-def _coding_of(request: Request) -> str:
-    return (request.headers.get("content-encoding") or _IDENTITY).strip().lower()
+async def _body(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _coding_of(headers: Mapping[bytes, bytes]) -> str:
+    return headers.get(b"content-encoding", b"").decode("latin-1").strip().lower() or _IDENTITY
 
 
 def too_long(name: str, value: str) -> InvalidRequest:

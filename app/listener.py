@@ -17,7 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.boundary import HEADER_LIMIT_BYTES, HEADER_LIMIT_COUNT, IS_DIRECT, new_request_id
+from app.boundary import HAS_WHOLE_BODY, HEADER_LIMIT_BYTES, HEADER_LIMIT_COUNT, IS_DIRECT, new_request_id
 from app.haproxy import HEADERS_TIMEOUT_S
 from app.problems import problem_response
 from app.settings import BACKSTOP_S, Listen
@@ -127,7 +127,11 @@ class _Connection(HttpToolsProtocol):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._answering = asyncio.current_task()
-        scope["state"][IS_DIRECT] = True
+        state = scope["state"]
+        state[IS_DIRECT] = True
+        # of pipelined requests the last one is looked at, whichever this is
+        if self.cycle is not None and self.cycle.scope is scope and not self.cycle.more_body:
+            state[HAS_WHOLE_BODY] = True
         try:
             await self._application(scope, receive, send)
         except asyncio.CancelledError:

@@ -3,7 +3,7 @@
 from app.schemas import Accepts, DtypeName, FormName
 from app.served_version import ServedVersion
 from duet.protocol import package
-from duet.protocol.budget import Offer
+from duet.protocol.budget import Offer, RankedOffers
 from duet.protocol.errors import NotAcceptable
 from duet.protocol.representation import Dtype, Form
 
@@ -14,8 +14,8 @@ ANSWER_TYPES = (PACKAGE, JSON, ONNX)
 _JSON_FIELD_BYTES = 320
 
 
-def offers_of(served: ServedVersion, accepts: Accepts, media_type: str) -> tuple[Offer, ...]:
-    """List what the version has and the device takes; worked out once for every kind of request.
+def offers_of(served: ServedVersion, accepts: Accepts, media_type: str) -> RankedOffers:
+    """Rank what the version has and the device takes; worked out once for every kind of request.
 
     Args:
         served: The version.
@@ -28,7 +28,7 @@ def offers_of(served: ServedVersion, accepts: Accepts, media_type: str) -> tuple
     # sets, so that the keys are few whatever the requests repeat and reorder
     wish = (frozenset(accepts.forms), frozenset(accepts.dtypes), media_type)
     if wish not in served.offers_by_wish:
-        served.offers_by_wish[wish] = _offers(served, *wish)
+        served.offers_by_wish[wish] = RankedOffers(_offers(served, *wish))
     return served.offers_by_wish[wish]
 
 

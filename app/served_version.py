@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from duet.protocol.budget import Offer
+from duet.protocol.budget import Offer, RankedOffers
 from duet.protocol.embedding_upload import ENCODER_FILE
 from duet.protocol.signature import Signature, Vocabulary
 from duet.registry import PublishedVersion
@@ -20,7 +20,7 @@ class ServedVersion:
     vocabulary: Vocabulary
     offers: tuple[Offer, ...]
     """What it can answer with."""
-    offers_by_wish: dict[Hashable, tuple[Offer, ...]] = field(default_factory=dict)
+    offers_by_wish: dict[Hashable, RankedOffers] = field(default_factory=dict)
     """What the gateway has made of them for each kind of request."""
 
     @classmethod

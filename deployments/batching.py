@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from deployments.compute_estimate import ComputeEstimate
 from deployments.forecast import ArrivalRate, PredictionGuard
@@ -48,6 +48,15 @@ class Batched(Generic[Result]):
     result: Result
     queue_ms: float
     batch_size: int
+
+
+class Forecast(NamedTuple):
+    """When a request would be done."""
+
+    predicted_ms: float
+    """Queue and compute of the request, and of those who join its batch after it."""
+    guarded_ms: float
+    """What hardly any request exceeds; the same where nobody is in its way."""
 
 
 @dataclass(order=True, slots=True)
@@ -109,21 +118,24 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         self._arrivals, self._rate = 0, ArrivalRate()
         self._is_scheduled = False
 
-    async def submit(self, item: Item, *, key: Hashable, deadline_s: float, priority: int = 0) -> Batched[Result]:
-        """Wait for the result of ``item``.
+    async def submit(
+        self, item: Item, *, key: Hashable, deadline_s: float, priority: int = 0, predicted_ms: float | None = None
+    ) -> Batched[Result]:
+        """Wait for the result of ``item``, until its deadline.
 
         Args:
             item: What ``run`` gets.
             key: Only items of one key share a batch.
             deadline_s: When the result is worthless, on the batcher's clock.
             priority: Lower goes first; within a priority the earliest deadline does.
+            predicted_ms: What ``forecast`` has just said, if it was asked.
 
         Returns:
             The result with its time in the queue.
 
         Raises:
             Overloaded: If the queue is full.
-            TimeoutError: If the deadline passed in the queue.
+            TimeoutError: If the deadline passed first.
         """
         if len(self._waiting) >= self._limits.max_queued:
             self._dispatch()  # a burst in one turn of the loop may fill the queue beside an idle worker
@@ -133,7 +145,9 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Batched[Result]] = loop.create_future()
         self._arrivals += 1
-        now_s, predicted_ms = self._clock(), self.predicted_ms(key)
+        now_s = self._clock()
+        if predicted_ms is None:
+            predicted_ms = self.predicted_ms(key)
         self._rate.note(now_s)
         entry = _Entry(priority, deadline_s, self._arrivals, now_s, key, item, future, predicted_ms)
         heapq.heappush(self._waiting, entry)
@@ -141,11 +155,16 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             # at the end of this turn of the loop, so that requests read from the sockets together leave together
             self._is_scheduled = True
             loop.call_soon(self._dispatch)
+        # cheaper than asyncio.timeout, which has a task cancel itself
+        timer = None if deadline_s == math.inf else loop.call_later(max(0.0, deadline_s - now_s), _expire, entry)
         try:
             return await future
         except asyncio.CancelledError:
             _leave(entry)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def predicted_ms(self, key: Hashable) -> float:
         """Estimate queue and compute of a request that would arrive now, and of those who join its batch after it."""
@@ -158,11 +177,12 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         joining = self._rate.at(now_s) * wait_ms / 1000
         return wait_ms + estimate.predict_ms(min(self._limits.max_batch, place + 1 + joining))
 
-    def guarded_ms(self, key: Hashable) -> float:
-        """Estimate by when nearly every request would be done that arrives now; the same where nobody is in its way."""
+    def forecast(self, key: Hashable) -> Forecast:
+        """Estimate when a request that arrives now will be done."""
         predicted_ms = self.predicted_ms(key)
         is_idle = not (self._running or self._waiting)
-        return predicted_ms if is_idle else predicted_ms + self._cost(key).guard.beyond(predicted_ms)
+        beyond_ms = 0.0 if is_idle else self._cost(key).guard.beyond(predicted_ms)
+        return Forecast(predicted_ms, predicted_ms + beyond_ms)
 
     def compute_ms(self, key: Hashable) -> float:
         """Estimate the compute of a request that meets an empty queue."""
@@ -296,7 +316,17 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         cost.finished_s = now_s
 
     def _cost(self, key: Hashable) -> _Cost:
-        return self._costs.setdefault(key, _Cost())
+        cost = self._costs.get(key)
+        if cost is None:
+            cost = self._costs[key] = _Cost()
+        return cost
+
+
+def _expire(entry: _Entry[Item, Result]) -> None:
+    """Tell the caller that its time is over; its batch, if it is in one, is cancelled if nobody else waits for it."""
+    if not entry.future.done():
+        entry.future.set_exception(TimeoutError("expired"))
+        _leave(entry)
 
 
 def _leave(entry: _Entry[Item, Result]) -> None:
@@ -308,5 +338,5 @@ def _leave(entry: _Entry[Item, Result]) -> None:
 def _is_gone(entry: _Entry[Item, Result], now_s: float) -> bool:
     """Whether nobody waits for the entry any more; tells the caller of an expired one."""
     if not entry.future.done() and entry.deadline_s <= now_s:
-        entry.future.set_exception(TimeoutError("expired in the queue"))
+        entry.future.set_exception(TimeoutError("expired"))
     return entry.future.done()

@@ -22,11 +22,13 @@ _MOST_TIMES = 8.0
 
 
 class ComputeEstimate:
-    """The running estimate of one kind of batch. Keeps five sums, no history."""
+    """The running estimate of one kind of batch. Keeps five sums and the line through them, no history."""
 
     def __init__(self) -> None:
         self._weight = self._n = self._t = self._nn = self._nt = 0.0
         self._variance = _PRIOR_DEVIATION**2
+        self._mean_size = self._mean_ms = 0.0
+        self._slope: float | None = None
 
     def observe(self, size: int, elapsed_ms: float, *, silence_s: float = 0.0) -> None:
         """Learn from a batch of ``size`` devices that took ``elapsed_ms``, begun ``silence_s`` after the one before."""
@@ -40,6 +42,7 @@ class ComputeEstimate:
         self._t = self._t * fading + elapsed_ms
         self._nn = self._nn * fading + size * size
         self._nt = self._nt * fading + size * elapsed_ms
+        self._fit()
 
     def upper_ms(self, size: int) -> float:
         """Estimate by when nearly every batch of ``size`` devices is done."""
@@ -49,12 +52,17 @@ class ComputeEstimate:
         """Estimate a batch of ``size`` devices; a fixed guess before the first observation."""
         if not self._weight:
             return _PRIOR_MS
-        mean_size, mean_ms = self._n / self._weight, self._t / self._weight
-        variance = self._nn / self._weight - mean_size**2
-        if variance < _SPREAD_NEEDED:
+        if self._slope is None:
             # one size only says nothing of the slope: a larger batch costs in proportion, a smaller one no less
-            return mean_ms * max(1.0, size / mean_size)
-        slope = max((self._nt / self._weight - mean_size * mean_ms) / variance, 0.0)
-        # a batch costs something however small it is, so the line never starts below zero
-        slope = min(slope, mean_ms / mean_size)
-        return mean_ms + slope * (size - mean_size)
+            return self._mean_ms * max(1.0, size / self._mean_size)
+        return self._mean_ms + self._slope * (size - self._mean_size)
+
+    def _fit(self) -> None:
+        """Draw the line: it is asked several times a request, and learns once a batch."""
+        self._mean_size, self._mean_ms = self._n / self._weight, self._t / self._weight
+        variance = self._nn / self._weight - self._mean_size**2
+        self._slope = None
+        if variance >= _SPREAD_NEEDED:
+            slope = max((self._nt / self._weight - self._mean_size * self._mean_ms) / variance, 0.0)
+            # a batch costs something however small it is, so the line never starts below zero
+            self._slope = min(slope, self._mean_ms / self._mean_size)

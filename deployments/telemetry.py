@@ -1,7 +1,7 @@
 """Where the time of a request went, measured stage by stage, and the record of what became of it."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self, TypeAlias
 
@@ -26,19 +26,16 @@ class StageTimes:
     generate_ms: float = 0.0
     compose_ms: float = 0.0
 
-    def queued(self, queue_ms: float) -> Self:
+    def queued(self, queue_ms: float) -> "StageTimes":
         """Add the time of one request before its batch left."""
-        return replace(self, queue_ms=queue_ms)
+        return StageTimes(queue_ms, self.encode_ms, self.generate_ms, self.compose_ms)
 
     def server_timing(self) -> str:
         """Spell the ``Server-Timing`` header."""
-        parts = {
-            "queue": self.queue_ms,
-            "encode": self.encode_ms,
-            "generate": self.generate_ms,
-            "compose": self.compose_ms,
-        }
-        return ", ".join(f"{name};dur={duration:.2f}" for name, duration in parts.items())
+        return (
+            f"queue;dur={self.queue_ms:.2f}, encode;dur={self.encode_ms:.2f}, "
+            f"generate;dur={self.generate_ms:.2f}, compose;dur={self.compose_ms:.2f}"
+        )
 
 
 class Stopwatch:

@@ -109,6 +109,67 @@ class Plan:
         """Whether it is predicted to arrive within the budget."""
         return self.predicted_ms <= self.budget_ms
 
+    def with_server_ms(self, server_ms: float) -> "Plan":
+        """Expect another time of the server."""
+        return Plan(
+            representation=self.representation,
+            package_bytes=self.package_bytes,
+            quality=self.quality,
+            network_ms=self.network_ms,
+            server_ms=server_ms,
+            predicted_ms=self.network_ms + server_ms,
+            budget_ms=self.budget_ms,
+        )
+
+
+class RankedOffers:
+    """Offers in the order in which they are preferred, worked out once for many choices.
+
+    The highest measured quality goes first, ties go to the fewer bytes. The shared representation is a way out under
+    pressure, not a plan: it is chosen only when nothing else is offered.
+    """
+
+    def __init__(self, offers: Iterable[Offer]) -> None:
+        """Rank them.
+
+        Raises:
+            ValueError: If nothing is offered, or the offers disagree on which quality is better.
+        """
+        self.all = tuple(offers)
+        candidates = [offer for offer in self.all if offer.representation.form is not Form.SHARED] or list(self.all)
+        if len({offer.higher_is_better for offer in candidates}) != 1:
+            raise ValueError("Expected at least one offer, all of one metric.")
+        sign = 1 if candidates[0].higher_is_better else -1
+        self._ranked = sorted(candidates, key=lambda offer: (-sign * offer.quality, offer.package_bytes))
+
+    def choose(
+        self,
+        *,
+        link: Link,
+        budget_ms: float,
+        upload_bytes: int,
+        server_ms: Callable[[Representation], float] | float,
+    ) -> Plan:
+        """Choose the first one that reaches the device in time; see ``choose_plan``."""
+        empty_ms, byte_ms = link.exchange_ms(request_bytes=upload_bytes, response_bytes=0), link.download_ms(1)
+        fastest_ms = math.inf
+        for offer in self._ranked:
+            server = server_ms(offer.representation) if callable(server_ms) else server_ms
+            network = empty_ms + offer.package_bytes * byte_ms
+            if network + server <= budget_ms:
+                return Plan(
+                    representation=offer.representation,
+                    package_bytes=offer.package_bytes,
+                    quality=offer.quality,
+                    network_ms=network,
+                    server_ms=server,
+                    predicted_ms=network + server,
+                    budget_ms=budget_ms,
+                )
+            fastest_ms = min(fastest_ms, network + server)
+        smallest_ms = math.ceil(fastest_ms + link.upload_ms(_BUDGET_FIELD_BYTES))
+        raise BudgetTooSmall(budget_ms=budget_ms, smallest_ms=smallest_ms)
+
 
 def choose_plan(
     offers: Iterable[Offer],
@@ -120,11 +181,8 @@ def choose_plan(
 ) -> Plan:
     """Choose the representation of highest measured quality that reaches the device in time.
 
-    Ties go to the fewer bytes. The shared representation is a way out under pressure, not a plan: it is chosen only
-    when nothing else is offered.
-
     Args:
-        offers: What the version has and the device accepts.
+        offers: What the version has and the device accepts; ranked as in ``RankedOffers``.
         link: The network between them.
         budget_ms: From sending to the last byte received.
         upload_bytes: Body of the request.
@@ -135,33 +193,4 @@ def choose_plan(
             the request grows by naming them.
         ValueError: If nothing is offered, or the offers disagree on which quality is better.
     """
-    offered = list(offers)
-    candidates = [offer for offer in offered if offer.representation.form is not Form.SHARED] or offered
-    if len({offer.higher_is_better for offer in candidates}) != 1:
-        raise ValueError("Expected at least one offer, all of one metric.")
-
-    # what is common to all is worked out once: this runs for every request, over every representation
-    empty_ms, byte_ms = link.exchange_ms(request_bytes=upload_bytes, response_bytes=0), link.download_ms(1)
-    sign = 1 if candidates[0].higher_is_better else -1
-    best: tuple[float, int, Offer, float, float] | None = None
-    fastest_ms = math.inf
-    for offer in candidates:
-        server = server_ms(offer.representation) if callable(server_ms) else server_ms
-        network = empty_ms + offer.package_bytes * byte_ms
-        fastest_ms = min(fastest_ms, network + server)
-        rank = (sign * offer.quality, -offer.package_bytes)
-        if network + server <= budget_ms and (best is None or rank > best[:2]):
-            best = (*rank, offer, network, server)
-    if best is None:
-        smallest_ms = math.ceil(fastest_ms + link.upload_ms(_BUDGET_FIELD_BYTES))
-        raise BudgetTooSmall(budget_ms=budget_ms, smallest_ms=smallest_ms)
-    _, _, chosen, network, server = best
-    return Plan(
-        representation=chosen.representation,
-        package_bytes=chosen.package_bytes,
-        quality=chosen.quality,
-        network_ms=network,
-        server_ms=server,
-        predicted_ms=network + server,
-        budget_ms=budget_ms,
-    )
+    return RankedOffers(offers).choose(link=link, budget_ms=budget_ms, upload_bytes=upload_bytes, server_ms=server_ms)

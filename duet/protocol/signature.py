@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,13 @@ class Vocabulary:
             other = str(raw) if isinstance(raw, int) else _integer_in(raw)
             found = None if other is None else self._places.get(other)
         return found
+
+    def indices(self, raws: Sequence[str | int]) -> list[int]:
+        """Find the places of those raw ids that are known, in order."""
+        found = [*map(self._places.get, raws)]
+        if None in found:
+            found = [self.index(raw) for raw in raws]
+        return [place for place in found if place is not None]
 
     def title(self, index: int) -> str:
         """Name the id at a place for a person: its title, or the id itself."""
@@ -215,8 +222,7 @@ class SequenceSignature:
 
     def seen(self, sample: object, vocabulary: Vocabulary) -> tuple[int, ...]:
         """List the places of every known id of the sample, also of those before the last ``length``."""
-        places = (vocabulary.index(raw) for raw in self._items(sample))
-        return tuple(sorted({place for place in places if place is not None}))
+        return tuple(sorted(set(vocabulary.indices(self._items(sample)))))
 
     def to_json(self) -> dict[str, Json]:
         """Describe the signature as ``{"kind", "length", "max_items", "item_type"}``."""
@@ -244,6 +250,22 @@ class SequenceSignature:
         return cls(length, max_items, item_type)
 
     def _items(self, sample: object) -> list[str | int]:
+        # this runs for every request, several times; the search for what is wrong runs for those where something is
+        if isinstance(sample, list) and len(sample) <= self.max_items and self._are_ids(sample):
+            return sample
+        return self._checked(sample)
+
+    def _are_ids(self, sample: list[Any]) -> bool:
+        """Whether these are ids of one type, and of that which is asked for; False also where that is not known."""
+        types = {*map(type, sample)}
+        if types == {int} and self.item_type != "string":
+            return bool(min(sample) >= -MAX_ID_INTEGER and max(sample) <= MAX_ID_INTEGER)
+        if types == {str} and self.item_type != "integer":
+            lengths = [*map(len, sample)]
+            return min(lengths) > 0 and max(lengths) <= MAX_ID_CHARACTERS and _is_unicode("".join(sample))
+        return False
+
+    def _checked(self, sample: object) -> list[str | int]:
         expected = f"a list of 1 to {self.max_items} item ids ({_ITEM_TYPES[self.item_type]}), oldest first"
         if not isinstance(sample, list | tuple):
             raise InvalidSample(expected=expected, received=_kind_of(sample), remedy="Send the raw ids as a list.")
@@ -266,8 +288,7 @@ class SequenceSignature:
         return list(sample)
 
     def _known(self, items: list[str | int], vocabulary: Vocabulary) -> list[int]:
-        places = (vocabulary.index(raw) for raw in items[-self.length :])
-        known = [place + 1 for place in places if place is not None]
+        known = [place + 1 for place in vocabulary.indices(items[-self.length :])]
         if not known:
             raise InvalidSample(
                 expected=f"a list with a known item id among its last {self.length}",

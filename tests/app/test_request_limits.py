@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -44,7 +45,10 @@ async def port() -> AsyncIterator[int]:
 
 
 async def exchange(port: int, *parts: bytes, pause_s: float = 0.0) -> bytes:
-    """Send parts with pauses between them; return everything that comes until the server closes the connection."""
+    """Send parts with pauses between them; return everything that comes until the server closes the connection.
+
+    A part that arrives after that has it reset, which says nothing of what came before.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
 
     async def send() -> None:
@@ -55,8 +59,13 @@ async def exchange(port: int, *parts: bytes, pause_s: float = 0.0) -> bytes:
 
     reader_has_ended = asyncio.Event()
     sending = asyncio.create_task(send())
+    received = b""
     try:
-        return await asyncio.wait_for(reader.read(), PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            with suppress(ConnectionResetError):
+                while some := await reader.read(4096):
+                    received += some
+        return received
     finally:
         reader_has_ended.set()
         await asyncio.gather(sending, return_exceptions=True)
