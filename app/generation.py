@@ -87,7 +87,7 @@ class Generation:
         answered = await self._gateway.parameters(
             model, asked, media_type=media_type, upload_bytes=upload_bytes, origin=origin
         )
-        if answered.status != 200:
+        if answered.status != 200 or not self._access.signs:
             return answered
         return replace(answered, headers=self._access.signed(answered.headers, answered.content))
 

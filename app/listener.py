@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.boundary import HAS_WHOLE_BODY, HEADER_LIMIT_BYTES, HEADER_LIMIT_COUNT, IS_DIRECT, new_request_id
 from app.haproxy import HEADERS_TIMEOUT_S
+from app.joined_writes import JoinedWrites
 from app.problems import problem_response
 from app.settings import BACKSTOP_S, Listen
 from duet.protocol.access_errors import HeadersTooLarge, RequestTooSlow
@@ -141,7 +142,9 @@ class _Connection(HttpToolsProtocol):
             self._answering = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]  # it narrows the type that asyncio gives
+        # asyncio's type for both ends; uvloop's transport is one without saying so
+        self._joined = JoinedWrites(cast(asyncio.Transport, transport), self.loop)
+        super().connection_made(self._joined)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -150,6 +153,10 @@ class _Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._answering is not None:  # nobody reads the answer
             self._answering.cancel()
+
+    def eof_received(self) -> None:
+        self._joined.pass_on()  # the transport closes itself after this
+        super().eof_received()
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:

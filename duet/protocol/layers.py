@@ -113,6 +113,10 @@ class LayerTable:
         """First 16 bytes of the SHA-256 of the table's canonical JSON; stands in every package."""
         return hashlib.sha256(encode_json(self.to_json())).digest()[:DIGEST_BYTES]
 
+    @cached_property
+    def _sizes(self) -> dict[Representation, int]:
+        return {}  # every package asks
+
     def slots(self, representation: Representation) -> tuple[Slot, ...]:
         """List every array of the body, in order.
 
@@ -123,8 +127,11 @@ class LayerTable:
 
     def body_bytes(self, representation: Representation) -> int:
         """Size the body: a multiple of 16, 0 for the shared representation."""
-        slots = self.slots(representation)
-        return _aligned(slots[-1].end) if slots else 0
+        size = self._sizes.get(representation)
+        if size is None:
+            slots = self.slots(representation)
+            size = self._sizes[representation] = _aligned(slots[-1].end) if slots else 0
+        return size
 
     def package_bytes(self, representation: Representation) -> int:
         """Size the whole package, header included."""
