@@ -1,4 +1,4 @@
-"""What one turn of the loop writes goes out in one piece, and nothing that was written is lost when a connection ends."""
+"""What one turn of the loop writes goes out in one piece; nothing written is lost when a connection ends."""
 
 import asyncio
 
