@@ -21,6 +21,7 @@ from app.schemas import GatewayState
 from app.settings import AppSettings
 from app.telemetry import Telemetry
 from deployments.fan_out import FanOut
+from deployments.garbage_collector import serve_from_here
 from deployments.handles import ask_every_replica, count_replicas
 from deployments.logs import configure_logs
 from deployments.metrics_export import RayGauges
@@ -63,6 +64,7 @@ class GatewayReplica:
             body_timeout_s=settings.body_timeout_s,
             access=Access.from_settings(settings),
         )
+        serve_from_here()
         self._listener: Listener | None = None
         if settings.listen is not None:
             self._listener = Listener(self._api, settings.listen, on_refusal=self._telemetry.refused)

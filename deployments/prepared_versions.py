@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from deployments.garbage_collector import settle
 from duet.protocol.errors import CorruptVersion, DuetError
 from duet.registry import PublishedVersion, Registry
 
@@ -51,6 +52,7 @@ class PreparedVersions(Generic[Prepared]):
                 if prepared is None:
                     prepared = self._loaded(self._registry.open(model, version))
                     self._keep(key, prepared)
+                    settle()
         self._asked[key] = next(self._turns)
         return prepared
 

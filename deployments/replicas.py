@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from deployments.garbage_collector import serve_from_here
 from deployments.loading import VersionLoader
 from deployments.logs import LogFormat, configure_logs
 from deployments.orders import AnswerKind, Timed
@@ -71,6 +72,7 @@ class StageWorker:
         self._follower = PinFollower(models, stage.prepare, only=model)
         self._follower.look()  # the gateway may be about to send requests for the canary, or for the version before
         self._follower.start(loader=self._loader, every_s=refresh_s)
+        serve_from_here()
 
     async def prepare(self, model: str, version: str) -> None:
         """Load a version while the worker goes on."""

@@ -1,0 +1,40 @@
+"""A process that serves freezes what it has loaded, and what it loads later; no other process does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.published_version import write_version
+
+LOADS = """
+import gc, sys
+from deployments.garbage_collector import serve_from_here
+from deployments.prepared_versions import PreparedVersions
+
+def load(published):
+    return [published.version]
+
+versions = PreparedVersions(sys.argv[1], load)
+
+def is_watched(prepared):
+    return any(each is prepared for each in gc.get_objects())
+
+before = versions.get("tiny", "v1")
+print(gc.get_freeze_count(), is_watched(before))
+serve_from_here()
+print(gc.get_freeze_count() > 1000, is_watched(before))
+frozen = gc.get_freeze_count()
+later = versions.get("tiny", "v2")
+print(gc.get_freeze_count() > frozen, is_watched(later))
+"""
+
+
+def test_only_a_process_that_serves_freezes_what_it_loads(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_version(tmp_path, version=f"v{number}", seed=number)
+
+    printed = subprocess.run(
+        [sys.executable, "-c", LOADS, str(tmp_path)], check=True, capture_output=True, text=True, timeout=120
+    ).stdout
+
+    assert printed.splitlines() == ["0 True", "True False", "True False"]
