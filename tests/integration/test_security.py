@@ -7,6 +7,7 @@ import ssl
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,25 +152,46 @@ def answer_to(secured: Secured, *parts: bytes) -> bytes:
         raise AssertionError(f"the server has not closed the connection; it said {received!r}")
 
 
-def test_a_body_that_trickles_is_cut_off(secured: Secured) -> None:
+@dataclass(frozen=True)
+class CutOff:
+    """What a client that trickles was told, and after how many seconds."""
+
+    answer: bytes
+    after_s: float
+
+
+@pytest.fixture(scope="module")
+def cut_off(secured: Secured) -> dict[str, CutOff]:
+    """Clients whose body, or headers, trickle; at the same time, since each is waited for as long as it may take."""
     head = (
         f"POST {URL} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {secured.key}\r\n"
         "Content-Type: application/json\r\nContent-Length: 10000\r\n\r\n"
     )
+    trickles = {
+        "body": (head.encode(), *([b" "] * 1000)),
+        "headers": (b"GET /livez HTTP/1.1\r\n", *([b"X: y\r\n"] * 1000)),
+    }
 
-    answer = answer_to(secured, head.encode(), *([b" "] * 1000))
+    def send(parts: tuple[bytes, ...]) -> CutOff:
+        started_s = time.monotonic()
+        return CutOff(answer_to(secured, *parts), time.monotonic() - started_s)
+
+    with ThreadPoolExecutor() as clients:
+        return dict(zip(trickles, clients.map(send, trickles.values()), strict=True))
+
+
+def test_a_body_that_trickles_is_cut_off(cut_off: dict[str, CutOff]) -> None:
+    answer = cut_off["body"].answer
 
     assert b" 408 " in answer.splitlines()[0]
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "request_too_slow"
 
 
-def test_headers_that_trickle_are_cut_off(secured: Secured) -> None:
-    started_s = time.monotonic()
+def test_headers_that_trickle_are_cut_off(cut_off: dict[str, CutOff]) -> None:
+    slow = cut_off["headers"]
 
-    answer = answer_to(secured, b"GET /livez HTTP/1.1\r\n", *([b"X: y\r\n"] * 1000))
-
-    assert b" 408 " in answer.splitlines()[0]
-    assert time.monotonic() - started_s == pytest.approx(HEADERS_TIMEOUT_S, abs=5)
+    assert b" 408 " in slow.answer.splitlines()[0]
+    assert slow.after_s == pytest.approx(HEADERS_TIMEOUT_S, abs=5)
 
 
 def test_long_headers_never_reach_the_application(secured: Secured) -> None:
