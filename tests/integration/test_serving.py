@@ -51,19 +51,19 @@ START_S = 120
 STOP_S = 90
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("served")
     write_version(models, version="v1", seed=0)
     return models
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def published(repository: Path) -> PublishedVersion:
     return Registry(repository).open("tiny", "v1")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(repository: Path) -> Iterator[RunningServer]:
     with start(AppSettings(models=str(repository), refresh_s=0.1), port=0, num_cpus=2) as running:
         yield running
@@ -380,7 +380,8 @@ def serve_run(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [str(Path(sys.executable).with_name("serve")), "run", "serve_config.yaml"]
     # what this process has set for its own server is not in an operator's shell
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment["PYTHONPATH"] = str(ROOT)
+    # a Ray of its own, also where another one runs
+    environment |= {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"}
     with (folder / "log").open("wb") as log:
         run = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -388,8 +389,8 @@ def serve_run(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         try:
             yield run
         finally:
-            run.send_signal(signal.SIGINT)
-            # how long Serve drains is its own affair, and longer on a busy machine
+            # at SIGINT Serve would drain first, which is its own affair and takes long
+            run.terminate()
             with suppress(subprocess.TimeoutExpired):
                 run.wait(STOP_S)
             with suppress(ProcessLookupError):
