@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -48,9 +49,11 @@ def test_the_device_extra_works_where_nothing_of_the_cloud_is_installed(tmp_path
     # the settings of pyproject.toml name plugins and warnings of libraries that a device does not have
     (tmp_path / "run" / "pytest.ini").write_text(PYTEST_INI)
     python = tmp_path / "venv" / "bin" / "python"
-    venv.create(tmp_path / "venv", with_pip=True)
+    venv.create(tmp_path / "venv")
 
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # by the pip of this environment, into the other; what is never imported there need not be compiled
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["--no-compile"]
     run([*pip, f"{checkout}[device]", "pytest", "hypothesis"])
     found = run(
         [python, "-c", f"import importlib.util as u; print([name for name in {CLOUD_ONLY} if u.find_spec(name)])"]
