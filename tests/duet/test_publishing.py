@@ -209,30 +209,34 @@ def test_publishing_twice_gives_the_same_files(tiny_version, tiny_run, tiny_inte
     assert again.manifest.representations == tiny_version.manifest.representations
 
 
-def test_progress_is_told_for_every_measurement(tiny_run, tiny_interactions, tmp_path):
-    stages, measured = [], []
-    observer = Observer(
-        on_stage=lambda stage, total: stages.append((stage, total)), on_measured=lambda: measured.append(1)
-    )
-
-    version = publish(
-        tiny_run, tiny_interactions, Registry(tmp_path), "m", quality_users=QUALITY_USERS, observer=observer
-    )
-
-    assert [stage for stage, _ in stages] == ["Exporting graphs", "Measuring quality"]
-    assert len(measured) == stages[-1][1] == QUALITY_USERS * len(version.manifest.representations)
+@pytest.fixture(scope="module")
+def told():
+    """The stages that were told, each with its total, and the measurements, while ``zeroed`` was published."""
+    return [], []
 
 
 @pytest.fixture(scope="module")
-def zeroed(tiny_run, tiny_interactions, tmp_path_factory):
+def zeroed(told, tiny_run, tiny_interactions, tmp_path_factory):
     """The version of a run whose generator says nothing."""
+    stages, measured = told
+    observer = Observer(
+        on_stage=lambda stage, total: stages.append((stage, total)), on_measured=lambda: measured.append(1)
+    )
     run = tmp_path_factory.mktemp("zeroed") / "run"
     shutil.copytree(tiny_run, run)
     tensors = load_tensors(run / "best.safetensors")
     silent = {name: torch.zeros_like(t) if name.startswith("generator.") else t for name, t in tensors.items()}
     assert sum(not torch.equal(silent[name], tensors[name]) for name in tensors) > 10
     save_file(silent, run / "best.safetensors")
-    return publish(run, tiny_interactions, Registry(run.parent / "models"), "silent", quality_users=QUALITY_USERS)
+    registry = Registry(run.parent / "models")
+    return publish(run, tiny_interactions, registry, "silent", quality_users=QUALITY_USERS, observer=observer)
+
+
+def test_progress_is_told_for_every_measurement(zeroed, told):
+    stages, measured = told
+
+    assert [stage for stage, _ in stages] == ["Exporting graphs", "Measuring quality"]
+    assert len(measured) == stages[-1][1] == QUALITY_USERS * len(zeroed.manifest.representations)
 
 
 def test_with_the_generator_zeroed_every_device_scores_as_with_the_shared_parameters(
