@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +67,48 @@ class Phases:
         return self.rate * (self.factor if self.step_s <= now_s < self.drop_s else 1.0)
 
 
+@dataclass
+class Course:
+    """Phases, and what was seen meanwhile.
+
+    Attributes:
+        phases: As planned, or with the ends that they had.
+        is_hasty: Whether the step ends as soon as more replicas run, and the rest as soon as fewer do, each once it is
+            inside the budget again.
+        replicas: How many ran, and when that was seen.
+    """
+
+    phases: Phases
+    is_hasty: bool = False
+    replicas: list[tuple[float, int]] = field(default_factory=list)
+
+    def at(self, now_s: float) -> float:
+        """Tell the rate at a time, in requests a second."""
+        return self.phases.at(now_s)
+
+    def has_seen(self, now_s: float, running: int, replies: Sequence[Reply]) -> bool:
+        """Take note of how many replicas run; return whether there is nothing left to see."""
+        self.replicas.append((now_s, running))
+        before, most = self.replicas[0][1], max(number for _, number in self.replicas)
+        if not self.is_hasty or now_s >= self.phases.end_s:
+            return self.is_hasty
+        if not _is_inside(replies, now_s):
+            return False
+        if self.phases.step_s + _WINDOW_S <= now_s < self.phases.drop_s and running > before:
+            self.phases = replace(self.phases, drop_s=now_s, end_s=now_s + self.phases.end_s - self.phases.drop_s)
+        is_over = now_s >= self.phases.drop_s + _WINDOW_S and running < most
+        if is_over:
+            self.phases = replace(self.phases, end_s=now_s)
+        return is_over
+
+
 def main(argv: Sequence[str]) -> None:
     """Run it; see ``--help``."""
     arguments = _parser().parse_args(argv)
     models, model = versions.chosen(arguments)
-    phases = Phases(
-        arguments.rate,
-        arguments.factor,
-        arguments.before_s,
-        arguments.before_s + arguments.step_s,
-        arguments.before_s + arguments.step_s + arguments.after_s,
-    )
+    drop_s = arguments.before_s + arguments.step_s
+    phases = Phases(arguments.rate, arguments.factor, arguments.before_s, drop_s, drop_s + arguments.after_s)
+    course = Course(phases, is_hasty=arguments.hasty)
     one_each = dict.fromkeys(("Gateway", "Encoder", _STAGE, "Composer"), 1)
     with local_cluster(serve_config(arguments, models, model), nodes=1, cpus=16) as cluster:
         cluster.wait_for(one_each, seconds=_START_S)
@@ -85,15 +116,16 @@ def main(argv: Sequence[str]) -> None:
             f"{cluster.url}/v1/models/{model}/parameters",
             encoded(bodies(models, model, budget_ms=arguments.budget_ms, link=NO_NETWORK, accepts=SMALLEST)),
             arguments.budget_ms,
-            phases.at,
+            course.at,
         )
         # what has never run is slow once
         OpenLoop(load.url, load.bodies, load.budget_ms, lambda _: arguments.rate).run(arguments.warm_up_s)
         cluster.wait_for(one_each, seconds=_START_S)
-        replicas = _observed(cluster, load, phases.end_s)
-    seconds = summarize(load.replies, replicas, phases, arguments.budget_ms)
+        _observe(cluster, load, course)
+    phases = course.phases
+    seconds = summarize(load.replies, course.replicas, phases, arguments.budget_ms)
     with arguments.csv.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Second)])
+        writer = csv.DictWriter(file, [column.name for column in fields(Second)])
         writer.writeheader()
         writer.writerows(asdict(second) for second in seconds)
     plot(seconds, phases, arguments.budget_ms, arguments.plot)
@@ -130,7 +162,7 @@ def summarize(
     """Sort what happened into seconds."""
     by_second: list[list[Reply]] = [[] for _ in range(math.ceil(phases.end_s))]
     for reply in replies:
-        by_second[int(reply.due_s)].append(reply)
+        by_second[min(int(reply.due_s), len(by_second) - 1)].append(reply)
     seconds = []
     for second, due in enumerate(by_second):
         outcomes, latencies = count(due), [reply.latency_ms for reply in due if reply.status in (200, 204)]
@@ -233,25 +265,32 @@ def plot(seconds: Sequence[Second], phases: Phases, budget_ms: float, path: Path
     plt.close(figure)
 
 
-def _observed(cluster: LocalCluster, load: OpenLoop, seconds: float) -> list[tuple[float, int]]:
-    """Run the load; list how many replicas ran, and when that was seen."""
-    seen: list[tuple[float, int]] = []
+def _is_inside(replies: Sequence[Reply], now_s: float) -> bool:
+    """Whether 99 % of the last seconds' replies were in time; what is still under way is not counted."""
+    lately = [reply.outcome == "in-time" for reply in replies if reply.due_s >= now_s - _WINDOW_S]
+    return sum(lately) >= max(1, _SHARE_IN_TIME * len(lately))
+
+
+def _observe(cluster: LocalCluster, load: OpenLoop, course: Course) -> None:
+    """Run the load until the course is over, or has shown everything."""
     is_over = threading.Event()
     started_s = time.monotonic()
 
     def watch() -> None:
         while not is_over.is_set():
-            seen.append((time.monotonic() - started_s, cluster.running().get(_STAGE, 0)))
+            running = cluster.running().get(_STAGE, 0)
+            if course.has_seen(time.monotonic() - started_s, running, tuple(load.replies)):
+                load.stop()
+                return
             is_over.wait(_POLL_S)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        load.run(seconds)
+        load.run(course.phases.end_s)
     finally:
         is_over.set()
         watcher.join()
-    return seen
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -263,6 +302,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--before-s", type=float, default=30.0)
     parser.add_argument("--step-s", type=float, default=60.0)
     parser.add_argument("--after-s", type=float, default=90.0)
+    parser.add_argument(
+        "--hasty", action="store_true", help="end step and rest as soon as they have shown their effect"
+    )
     parser.add_argument("--budget-ms", type=float, default=400.0, help="of the device, over a link without delay")
     parser.add_argument("--stage-budget-ms", type=float, default=250.0, help="of the generator")
     parser.add_argument("--batch-ms", type=float, default=30.0, help="what a batch costs the generator")

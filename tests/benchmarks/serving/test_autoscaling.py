@@ -9,6 +9,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from app.builder import build_app as build_product
 from benchmarks.serving.autoscaling import (
+    Course,
     Phases,
     Second,
     _parser,
@@ -58,6 +59,42 @@ def test_requests_are_counted_in_the_second_in_which_they_were_due() -> None:
     assert seconds[0] == Second(0, 2, 1, 1, 0, 0, 0, 100, 500, -100, -100, 1)
     assert (seconds[1].due, seconds[1].refused, seconds[1].failed, seconds[1].retried) == (2, 1, 1, 1)
     assert (seconds[1].replicas, seconds[2].due, len(seconds)) == (2, 0, 40)
+
+
+IN_TIME, LATE = Reply(0.0, 9, "in-time", 200), Reply(0.0, 900, "late", 200)
+
+
+def watched(course: Course, seen: list[tuple[float, int, Reply]]) -> float:
+    """Show a course replicas and what all requests of the last second met; return when it says that it is over."""
+    replies: list[Reply] = []
+    for now_s, running, met in seen:
+        replies += [met._replace(due_s=now_s - 0.1)]
+        if course.has_seen(now_s, running, replies):
+            return now_s
+    return math.inf
+
+
+def test_a_hasty_course_ends_step_and_rest_when_replicas_have_followed_and_all_is_in_time_again() -> None:
+    late_until, scaled, gone = 14, 12, 25
+    seen = [
+        (float(now), 2 if scaled <= now < gone else 1, LATE if 10 <= now <= late_until else IN_TIME)
+        for now in range(40)
+    ]
+    course = Course(PHASES, is_hasty=True)
+
+    ended_s = watched(course, seen)
+
+    # five seconds after the last late one, and after that when the second replica has gone
+    assert (course.phases.drop_s, course.phases.end_s, ended_s) == (late_until + 5, gone, gone)
+    assert (course.at(15), course.at(20)) == (30, 10)
+    assert watched(Course(PHASES), seen) == math.inf
+
+
+def test_a_hasty_course_in_which_nothing_happens_takes_its_time() -> None:
+    course = Course(PHASES, is_hasty=True)
+
+    assert watched(course, [(float(now), 1, IN_TIME) for now in range(50)]) == PHASES.end_s
+    assert course.phases == PHASES
 
 
 def test_every_claim_can_fail() -> None:
