@@ -99,6 +99,6 @@ def test_a_replica_may_die_under_load_and_the_next_one_has_what_is_pinned(
             user.join(PATIENCE_S)
 
     refused = [answer for answer in answers if answer.status_code != 200]
-    assert all((each.status_code, each.headers["retry-after"]) == (503, "1") for each in refused)
+    assert {(each.status_code, each.headers.get("retry-after")) for each in refused} <= {(503, "1")}
     # those of at most two batches in flight
     assert len(refused) <= 2 * USERS
