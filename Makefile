@@ -23,9 +23,12 @@ setup: $(READY) ## Create .venv and install everything into it; a second run reu
 demo: $(READY) ## Train, publish, serve and call from simulated devices; DATA=path/to/u.data uses your own log
 	@$(BIN)/duet demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-test: $(READY) ## Run every test that needs no GPU: on all cores, then what needs the machine for itself
-	@$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "not gpu and not serve and not alone" $(ARGS) || [ $$? -eq 5 ]
-	@$(BIN)/python -m pytest -m "not gpu and (serve or alone)" $(ARGS) || [ $$? -eq 5 ]
+# what takes a cluster of its own mostly waits for it, so two go on at a time; a worker takes whole files, in the order of conftest.py
+WORKERS := --dist loadfile --no-loadscope-reorder
+test: $(READY) ## Run every test that needs no GPU: on all cores, then two servers at a time, then what needs the machine for itself
+	@$(BIN)/python -m pytest -n logical --maxprocesses 8 $(WORKERS) -m "not gpu and not serve and not alone" $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -n 2 $(WORKERS) -m "not gpu and serve and not alone" $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m "not gpu and alone" $(ARGS) || [ $$? -eq 5 ]
 
 check: $(READY) ## Check format, lint, types and the import table
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_layers.py

@@ -60,6 +60,12 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         assert torch.equal(band, before), "memory next to a buffer was written"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long: what comes last keeps one worker busy while the others have nothing left."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def pytest_report_header() -> str:
     """Say what this machine leaves out."""
     return "compiled kernels: " + ("built" if HAS_COMPILED else "not built for want of a C compiler, tests left out")
