@@ -1,4 +1,4 @@
-"""The smoke profile: half a minute of devices against a server of its own, for CI to pass; how a run is stopped."""
+"""The smoke profile: a minute of devices against a server of its own, for CI to pass; and how a run is stopped."""
 
 import json
 import os
@@ -17,10 +17,9 @@ pytestmark = [pytest.mark.serve, pytest.mark.alone, pytest.mark.slow]
 TINY = ("--model", "tiny", "--world", "tiny")
 
 
-def test_half_a_minute_of_devices_against_the_service_passes_its_objectives(tiny_version, tmp_path):
+def test_a_minute_of_devices_against_the_service_passes_its_objectives(tiny_version, tmp_path):
     models = tiny_version.folder.parents[1]
-    load = ("--rate", "30", "--stretch", "0.5")
-    command = duet("loadtest", "smoke", *TINY, *load, "--models", str(models), "--out", str(tmp_path))
+    command = duet("loadtest", "smoke", *TINY, "--models", str(models), "--rate", "20", "--out", str(tmp_path))
 
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300, env=_environment()
