@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "serve": "app.commands.serve:serve",
     "top": "app.commands.top.command:top",
     "loadtest": "app.commands.loadtest.command:loadtest",
+    "plan": "app.commands.plan:plan",
     "generate": "app.commands.generate:generate",
     "device": "app.commands.device:device",
 }
@@ -45,6 +46,7 @@ EXTRAS: Mapping[str, str] = {
     "serve": "serve",
     "top": "serve",
     "loadtest": "serve,train,loadtest",
+    "plan": "loadtest",
     "generate": "device",
     "device": "device",
 }
