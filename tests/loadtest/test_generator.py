@@ -14,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.loadtest.locust_runs import SLO, QuickRefusal, StallingFake, checks_of, latencies_of, start_locust
+from tests.loadtest.generator_runs import (
+    SLO,
+    QuickRefusal,
+    StallingFake,
+    checks_of,
+    latencies_of,
+    start_locust,
+    start_saturation,
+)
 from tests.loadtest.serving_fake import ServingFake
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow]
@@ -41,8 +49,8 @@ def runs(tmp_path_factory):
         fail = f"rollover={sys.executable} -c 'import sys; sys.exit(7)'"
         begun = {
             "open": start_locust(stalling(), folder / "open", "open_loop.py", *rate, phases=STEADY),
-            "closed": start_locust(
-                stalling(), folder / "closed", "saturation.py", "--connections", "1", "--step-s", str(SECONDS - 2)
+            "closed": start_saturation(
+                stalling(), folder / "closed", "--connections", "1", "--step-s", str(SECONDS - 2), "--forgetful"
             ),
             "full": start_locust(
                 cloud(StallingFake(0.0, 3.0)),

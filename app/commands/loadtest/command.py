@@ -96,38 +96,49 @@ class _Cores:
 
 @dataclass(frozen=True)
 class _Generator:
-    """Locust in processes of its own: it may not share one with Ray."""
+    """Processes of its own: Locust may not share one with Ray, and no load should share one with what it measures."""
 
     cores: str | None
     processes: int
     out: Path
     options: Sequence[str]
 
-    def run(self, url: str, file: str, name: str, options: Sequence[str] = ()) -> dict[str, Any]:
-        """Run a locustfile against a server; return what its ``report.json`` says.
+    def saturate(self, url: str) -> dict[str, Any]:
+        """Find the capacity of a server; return what ``report.json`` says.
 
         Raises:
-            RuntimeError: If it wrote none.
+            RuntimeError: If there is none.
         """
+        return self._run("saturation", ["-m", "loadtest.saturation", "--host", url])
+
+    def shape(self, url: str, name: str, options: Sequence[str]) -> dict[str, Any]:
+        """Run a shape against a server; return what ``report.json`` says.
+
+        Raises:
+            RuntimeError: If there is none.
+        """
+        locust = ["-m", "locust", "-f", str(_ROOT / "loadtest" / "open_loop.py"), "--headless", "--only-summary"]
+        return self._run(name, [*locust, "--host", url, "--shape", name, *options])
+
+    def _run(self, name: str, words: Sequence[str]) -> dict[str, Any]:
         from app.commands.loadtest.service import pinned, stop
 
         folder = self.out / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        command = [*pinned(self.cores), sys.executable, "-m", "locust", "-f", str(_ROOT / "loadtest" / file)]
-        command += ["--host", url, "--headless", "--only-summary", "--report", str(folder), *self.options, *options]
+        command = [*pinned(self.cores), sys.executable, *words, "--report", str(folder), *self.options]
         command += ["--processes", str(self.processes)] if self.processes > 1 else []
-        log = folder / "locust.log"
+        log = folder / "generator.log"
         with log.open("wb") as output:
-            locust = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            running = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            locust.wait()
+            running.wait()
         finally:
-            stop(locust)
+            stop(running)
         report = folder / "report.json"
         if not report.is_file():
             told = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise RuntimeError(f"Expected a report of Locust, got: {told[-1] if told else 'nothing'} The log is {log}.")
+            raise RuntimeError(f"Expected a report, got: {told[-1] if told else 'nothing'} The log is {log}.")
         found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
         return found
 
@@ -139,7 +150,7 @@ def _measure(
     beside: list[str] = []
     if rate is None:
         console.print("[bold]Capacity[/]: ever more users without pauses, who wait for their replies.")
-        found = generator.run(url, "saturation.py", "saturation")["saturation"]
+        found = generator.saturate(url)["saturation"]
         page = generator.out / "saturation" / "report"
         if found["capacity_rps"] <= 0:
             raise RuntimeError(f"Expected updates in time, got none. Read {page}.html.")
@@ -149,7 +160,7 @@ def _measure(
         rate = _SHARE_OF_CAPACITY.get(shape, 1.0) * found["capacity_rps"]
         beside = ["--saturation", f"{page}.json"]
     console.print(f"[bold]{shape}[/]: {rate:,.0f} updates a second at a load of 1, whether or not replies come.")
-    return generator.run(url, "open_loop.py", shape, ["--shape", shape, "--rate", f"{rate:.6g}", *beside, *options])
+    return generator.shape(url, shape, ["--rate", f"{rate:.6g}", *beside, *options])
 
 
 def _find_libraries(*, with_server: bool) -> None:

@@ -1,4 +1,4 @@
-"""Locust in processes of its own, with a report; and a cloud that stalls by script."""
+"""Load generators in processes of their own, with a report; and a cloud that stalls by script."""
 
 import asyncio
 import json
@@ -44,13 +44,14 @@ class StallingFake(ServingFake):
 
 
 class QuickRefusal(threading.Thread):
-    """Serves a manifest and refuses everything else with 503, at a small part of what a generator pays for a request.
+    """Serves a manifest and answers everything else at once, with 503 unless told otherwise.
 
     Used as a context manager; ``url`` is where it listens.
     """
 
-    def __init__(self):
+    def __init__(self, answer=REFUSAL):
         super().__init__()
+        self._answer = answer
         manifest = manifest_bytes()
         self._manifest = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(manifest) + manifest
         self._loop, self._listens = asyncio.new_event_loop(), threading.Event()
@@ -70,7 +71,7 @@ class QuickRefusal(threading.Thread):
                 self.transport = transport
 
             def data_received(self, data):
-                self.transport.write(owner._manifest if data.startswith(b"GET") else REFUSAL)
+                self.transport.write(owner._manifest if data.startswith(b"GET") else owner._answer)
 
         self._server = await self._loop.create_server(Connection, "127.0.0.1", 0, backlog=2000)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
@@ -87,7 +88,7 @@ class QuickRefusal(threading.Thread):
 
 
 @dataclass
-class LocustRun:
+class GeneratorRun:
     """One process and what it wrote."""
 
     process: subprocess.Popen
@@ -114,7 +115,19 @@ def start_locust(url, folder, file, *options, phases=None, slo=SLO, faulty=False
     process = subprocess.Popen(
         [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    return LocustRun(process, folder)
+    return GeneratorRun(process, folder)
+
+
+def start_saturation(url, folder, *options, slo=SLO):
+    """Start a closed loop of ever more users."""
+    folder.mkdir(parents=True)
+    (folder / "slo.yaml").write_text(slo)
+    command = [sys.executable, "-m", "loadtest.saturation", "--host", url, "--world", "tiny", "--mix", "home"]
+    command += ["--server-share-ms", "500", "--report", str(folder), "--slo", str(folder / "slo.yaml")]
+    process = subprocess.Popen(
+        [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return GeneratorRun(process, folder)
 
 
 def checks_of(report):

@@ -1,0 +1,286 @@
+"""An HTTP client that costs a generator as little as Python can: ready-made requests, bare sockets, nothing decoded.
+
+Locust's client, and what a simulated device does for one update, take longer than a small server does to answer, so
+that a saturation run would find the capacity of the generator. Here a request is one ``send`` of bytes made before, a
+reply is read to its last byte and put away; who judges it does so when the clock has stopped.
+"""
+
+import heapq
+import re
+import select
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+_CONNECT_S = 5.0
+_SILENCE_S = 15.0
+_PAUSE_S = 0.25
+_CHUNK_BYTES = 1 << 18
+_STEP_S = 0.1
+_SHED = (429, 503)
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE)
+_CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+
+
+class Exchange(NamedTuple):
+    """A request and its reply; times in seconds on the clock of the run.
+
+    Attributes:
+        number: Of the request among those that were made before.
+        due_s: When it was to be sent; in closed loop, when it was.
+        sent_s: When it was.
+        received_s: When the last byte was there.
+        status: Of the reply; 0 where there was none.
+        reply_bytes: Size of its body.
+        reply: Head and body, of some replies; empty of the others.
+    """
+
+    number: int
+    due_s: float
+    sent_s: float
+    received_s: float
+    status: int
+    reply_bytes: int
+    reply: bytes = b""
+
+
+class _Connection:
+    """One socket with at most one request under way."""
+
+    __slots__ = ("_address", "_context", "buffer", "due_s", "number", "place", "sent_s", "socket")
+
+    def __init__(self, place: int, address: tuple[str, int], context: ssl.SSLContext | None) -> None:
+        self.place, self._address, self._context = place, address, context
+        self.socket: socket.socket | None = None
+        self.buffer, self.number, self.due_s, self.sent_s = b"", -1, 0.0, 0.0
+
+    def open(self) -> socket.socket:
+        """Connect. Raises ``OSError``."""
+        opened = socket.create_connection(self._address, timeout=_CONNECT_S)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._context is not None:
+            opened = self._context.wrap_socket(opened, server_hostname=self._address[0])
+        opened.setblocking(False)
+        self.socket = opened
+        return opened
+
+    def close(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+        self.buffer = b""
+
+    def read(self) -> tuple[int, int] | None:
+        """Read what is there: status and size of the body once all of it is, None before that.
+
+        Raises:
+            OSError: If there is no more to come.
+            ValueError: If it is no HTTP.
+        """
+        assert self.socket is not None
+        while True:
+            try:
+                data = self.socket.recv(_CHUNK_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                return None
+            if not data:
+                raise ConnectionResetError("closed by the server")
+            self.buffer = self.buffer + data if self.buffer else data
+            head = self.buffer.find(b"\r\n\r\n")
+            if head < 0:
+                continue
+            status = int(self.buffer[9:12])
+            length = _LENGTH.search(self.buffer, 0, head + 2)
+            size = int(length.group(1)) if length else 0
+            if len(self.buffer) >= head + 4 + size:
+                return status, size
+
+
+class LeanClient:
+    """Sends ready-made requests from one thread.
+
+    Args:
+        url: Of the server, ``http://`` or ``https://``.
+        requests: What is sent, in turn: whole requests of HTTP/1.1, head and body.
+        keep_every: One of so many replies is kept.
+
+    Attributes:
+        exchanges: What has come back, or was given up.
+        dropped_s: When requests were due that were never sent, because too many were under way.
+        cpu: Share of a core that this process took, by second of the run.
+        cpu_s: Processor time that it took.
+        ran_s: How long the last run lasted.
+
+    Raises:
+        ValueError: If the address is none.
+    """
+
+    def __init__(self, url: str, requests: Sequence[bytes], *, keep_every: int = 10) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"Expected an address such as http://127.0.0.1:8000, got {url!r}.")
+        self._context = ssl.create_default_context() if parts.scheme == "https" else None
+        self._address = (parts.hostname, parts.port or (443 if self._context else 80))
+        self._requests, self._keep_every = requests, keep_every
+        self._numbers = cycle(range(len(requests)))
+        self._connections: list[_Connection] = []
+        self._idle: Callable[[_Connection, float], None] = lambda connection, pause_s: None
+        self.exchanges: list[Exchange] = []
+        self.dropped_s: list[float] = []
+        self.cpu: dict[int, float] = {}
+        self.cpu_s = self.ran_s = 0.0
+
+    def saturate(self, users: Callable[[float], float], seconds: float) -> None:
+        """Keep a request of every user under way, each sending its next one at once; Ctrl-C ends it early.
+
+        After 429, 503 and no answer a user waits, as devices do. What is under way at the end is forgotten.
+
+        Args:
+            users: How many there are at a time.
+            seconds: How long.
+        """
+        asleep: list[tuple[float, int]] = []
+        wanted = 0
+
+        def idle(connection: _Connection, pause_s: float) -> None:
+            if pause_s or connection.place >= wanted:
+                heapq.heappush(asleep, (self._now_s() + (pause_s or _PAUSE_S), connection.place))
+            else:
+                self._send(connection)
+
+        with self._running(idle):
+            while (now_s := self._now_s()) < seconds:
+                wanted = round(users(now_s))
+                while len(self._connections) < wanted:
+                    self._send(self._connected())
+                while asleep and asleep[0][0] <= now_s:
+                    idle(self._connections[heapq.heappop(asleep)[1]], 0.0)
+                self._take(self._selector.select(min(_STEP_S, seconds - now_s)))
+
+    def arrive(self, due: Iterable[float], *, most: int = 1000) -> None:
+        """Send when requests are due, whatever has come back, and wait for the last replies; Ctrl-C ends it early.
+
+        Args:
+            due: When, in seconds from the start, ascending.
+            most: How many may be under way; what is due beyond them is dropped.
+        """
+        free: list[_Connection] = []
+        with self._running(lambda connection, _: free.append(connection)):
+            for due_s in due:
+                # also where there is no time left to wait: replies are read here
+                self._read(0.0)
+                while (left_s := due_s - self._now_s()) > 0:
+                    self._read(min(left_s, _STEP_S))
+                if free:
+                    self._send(free.pop(), due_s)
+                elif len(self._connections) < most:
+                    self._send(self._connected(), due_s)
+                else:
+                    self.dropped_s.append(due_s)
+            while len(free) < len(self._connections):
+                self._read(_STEP_S)
+
+    @contextmanager
+    def _running(self, idle: Callable[["_Connection", float], None]) -> Iterator[None]:
+        self.exchanges, self.dropped_s, self.cpu, self._idle = [], [], {}, idle
+        self._selector = selectors.DefaultSelector()
+        self._started_s, self._watched_s = time.perf_counter(), 0.0
+        self._watched_cpu_s = began_cpu_s = time.process_time()
+        try:
+            yield
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self.ran_s, self.cpu_s = self._now_s(), time.process_time() - began_cpu_s
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+            self._selector.close()
+
+    def _now_s(self) -> float:
+        return time.perf_counter() - self._started_s
+
+    def _connected(self) -> _Connection:
+        connection = _Connection(len(self._connections), self._address, self._context)
+        self._connections.append(connection)
+        return connection
+
+    def _send(self, connection: _Connection, due_s: float | None = None) -> None:
+        connection.number = next(self._numbers)
+        connection.sent_s = self._now_s()
+        connection.due_s = connection.sent_s if due_s is None else due_s
+        try:
+            if connection.socket is None:
+                self._selector.register(connection.open(), selectors.EVENT_READ, connection)
+            assert connection.socket is not None
+            connection.socket.send(self._requests[connection.number])
+        except OSError:
+            self._lost(connection)
+
+    def _read(self, timeout_s: float) -> None:
+        """Wait for replies, not a moment longer than that, and take them: selectors wait for whole milliseconds."""
+        if timeout_s > 0:
+            select.select([self._selector], [], [], timeout_s)
+        self._take(self._selector.select(0))
+
+    def _take(self, ready: Sequence[tuple[selectors.SelectorKey, int]]) -> None:
+        for key, _ in ready:
+            connection: _Connection = key.data
+            try:
+                found = connection.read()
+            except (OSError, ValueError):
+                self._lost(connection)
+                continue
+            if found is not None:
+                self._received(connection, *found)
+        self._watch()
+
+    def _received(self, connection: _Connection, status: int, size: int) -> None:
+        now_s, reply = self._now_s(), connection.buffer
+        connection.buffer = b""
+        is_kept = status not in (200, 204) or len(self.exchanges) % self._keep_every == 0
+        self.exchanges.append(
+            Exchange(
+                connection.number, connection.due_s, connection.sent_s, now_s, status, size, reply if is_kept else b""
+            )
+        )
+        connection.number = -1
+        if _CLOSES.search(reply, 0, len(reply) - size):
+            self._hang_up(connection)
+        pause_s = 0.0
+        if status in _SHED:
+            told = _RETRY_AFTER.search(reply, 0, len(reply) - size)
+            pause_s = max(_PAUSE_S, float(told.group(1)) if told else 0.0)
+        self._idle(connection, pause_s)
+
+    def _lost(self, connection: _Connection) -> None:
+        self._hang_up(connection)
+        self.exchanges.append(
+            Exchange(connection.number, connection.due_s, connection.sent_s, self._now_s(), status=0, reply_bytes=0)
+        )
+        connection.number = -1
+        self._idle(connection, _PAUSE_S)
+
+    def _hang_up(self, connection: _Connection) -> None:
+        if connection.socket is not None:
+            self._selector.unregister(connection.socket)
+        connection.close()
+
+    def _watch(self) -> None:
+        """Once a second: how much of a core this process takes, and who has waited for too long."""
+        now_s = self._now_s()
+        if now_s < self._watched_s + 1:
+            return
+        cpu_s = time.process_time()
+        self.cpu[int(self._watched_s)] = (cpu_s - self._watched_cpu_s) / (now_s - self._watched_s)
+        self._watched_s, self._watched_cpu_s = now_s, cpu_s
+        for connection in self._connections:
+            if connection.number >= 0 and now_s - connection.sent_s > _SILENCE_S:
+                self._lost(connection)

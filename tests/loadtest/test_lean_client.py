@@ -1,0 +1,174 @@
+"""The lean client: what it makes of replies, in pieces or never, and when it sends the next request."""
+
+import os
+import signal
+import threading
+from itertools import pairwise
+
+import pytest
+
+from loadtest.lean_client import LeanClient
+from tests.loadtest.scripted_server import ScriptedServer, message
+
+REQUESTS = [b"GET /%d HTTP/1.1\r\n\r\n" % number for number in range(5)]
+OK = message(200, b"four")
+
+
+def asked(answer, *, users=1, seconds=0.3, keep_every=1):
+    """Run a closed loop against a script; the client and the server."""
+    with ScriptedServer(answer) as server:
+        client = LeanClient(server.url, REQUESTS, keep_every=keep_every)
+        client.saturate(lambda _: users, seconds)
+    return client, server
+
+
+def test_each_user_sends_its_next_request_when_its_reply_is_there():
+    client, server = asked(lambda _: [OK], users=3)
+
+    assert len(client.exchanges) > 30
+    assert server.connections == 3
+    assert {each.number for each in client.exchanges} == set(range(5))
+    for each in client.exchanges:
+        assert (each.status, each.reply_bytes, each.reply) == (200, 4, OK)
+        assert each.due_s == each.sent_s < each.received_s
+    # three at a time and no more: the fourth is sent after the first has come
+    ordered = sorted(client.exchanges, key=lambda each: each.sent_s)
+    ends = sorted(each.received_s for each in ordered)
+    assert all(later.sent_s >= end for later, end in zip(ordered[3:], ends, strict=False))
+
+
+def test_a_reply_in_pieces_is_one_reply():
+    pieces = [OK[:3], OK[3:25], OK[25:-2], OK[-2:]]
+
+    client, _ = asked(lambda _: pieces)
+
+    assert {each.reply for each in client.exchanges} == {OK}
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "size"),
+    [
+        (message(204, length=False), 204, 0),
+        (message(200, b"x" * 300_000), 200, 300_000),
+        (b"HTTP/1.1 200 OK\r\ncontent-length:4\r\n\r\nbody", 200, 4),
+        (b"HTTP/1.1 200 OK\r\nX: 1\r\nCONTENT-LENGTH: 0\r\n\r\n", 200, 0),
+    ],
+)
+def test_the_end_of_a_reply_is_where_its_head_says(reply, status, size):
+    client, _ = asked(lambda _: [reply])
+
+    assert len(client.exchanges) > 2
+    assert {(each.status, each.reply_bytes) for each in client.exchanges} == {(status, size)}
+
+
+def test_one_reply_of_so_many_is_kept_and_every_refusal():
+    client, _ = asked(lambda number: [message(422) if number == 3 else OK], keep_every=10)
+
+    kept = [number for number, each in enumerate(client.exchanges) if each.reply]
+    assert kept[:4] == [0, 3, 10, 20]
+
+
+def test_a_connection_that_is_closed_counts_as_no_answer_and_is_opened_again():
+    client, server = asked(lambda number: None if number == 2 else [OK], seconds=0.6)
+
+    assert [each.status for each in client.exchanges].count(0) == 1
+    assert client.exchanges[2].status == 0
+    assert client.exchanges[3].sent_s - client.exchanges[2].received_s >= 0.24
+    assert server.connections == 2
+
+
+def test_a_server_that_says_it_closes_is_not_asked_on_that_connection_again():
+    client, server = asked(lambda number: [message(200, b"", b"Connection: close\r\n") if number == 0 else OK])
+
+    assert {each.status for each in client.exchanges} == {200}
+    assert server.connections == 2
+
+
+def test_nobody_there_is_no_answer_and_no_hurry():
+    with ScriptedServer(lambda _: [OK]) as server:
+        url = server.url
+    client = LeanClient(url, REQUESTS)
+
+    client.saturate(lambda _: 2, 0.4)
+
+    assert {each.status for each in client.exchanges} == {0}
+    assert 2 <= len(client.exchanges) <= 6
+
+
+def test_what_is_not_http_is_no_answer():
+    client, _ = asked(lambda _: [b"HTTP/1.1 abc\r\n\r\n"])
+
+    assert {each.status for each in client.exchanges} == {0}
+
+
+@pytest.mark.parametrize(("headers", "pause_s"), [(b"", 0.25), (b"Retry-After: 1\r\n", 1.0)])
+def test_who_is_shed_waits_as_long_as_the_server_says(headers, pause_s):
+    client, _ = asked(lambda number: [message(429, b"", headers) if number == 0 else OK], seconds=pause_s + 0.3)
+
+    first, second = client.exchanges[:2]
+    assert first.status == 429
+    assert pause_s <= second.sent_s - first.received_s < pause_s + 0.25
+
+
+def test_users_come_and_go():
+    client = None
+    with ScriptedServer(lambda _: [OK]) as server:
+        client = LeanClient(server.url, REQUESTS)
+        client.saturate(lambda now_s: 4 if 0.3 <= now_s < 0.6 else 1, 1.0)
+
+    assert server.connections == 4
+    late = [each for each in client.exchanges if each.sent_s > 0.75]
+    assert late
+    assert all(first.received_s <= second.sent_s for first, second in pairwise(late))
+
+
+def test_arrivals_are_sent_when_they_are_due_whatever_has_come_back():
+    stall = threading.Event()
+    threading.Timer(0.5, stall.set).start()
+    with ScriptedServer(lambda number: [stall, OK] if number < 5 else [OK]) as server:
+        client = LeanClient(server.url, REQUESTS)
+        client.arrive([number / 50 for number in range(20)])
+
+    found = sorted(client.exchanges, key=lambda each: each.due_s)
+    assert [each.due_s for each in found] == [number / 50 for number in range(20)]
+    assert all(each.sent_s >= each.due_s for each in found)
+    assert all(each.sent_s - each.due_s < 0.2 for each in found)
+    assert all(each.received_s >= 0.4 for each in found[:5])
+    assert all(each.received_s - each.due_s < 0.2 for each in found[5:])
+    assert client.dropped_s == []
+
+
+def test_what_is_due_beyond_those_under_way_is_dropped():
+    stall = threading.Event()
+    threading.Timer(0.4, stall.set).start()
+    with ScriptedServer(lambda _: [stall, OK]) as server:
+        client = LeanClient(server.url, REQUESTS)
+        client.arrive([0.0, 0.01, 0.02, 0.03], most=2)
+
+    assert len(client.exchanges) == 2
+    assert client.dropped_s == [0.02, 0.03]
+
+
+def test_processor_time_is_told_by_the_second():
+    client, _ = asked(lambda _: [OK], seconds=2.3)
+
+    assert set(client.cpu) == {0, 1}
+    assert all(0 < share <= 1.5 for share in client.cpu.values())
+    assert 0 < client.cpu_s < 3
+    assert client.ran_s == pytest.approx(2.3, abs=0.3)
+
+
+def test_ctrl_c_ends_a_run_and_keeps_what_it_found():
+    with ScriptedServer(lambda _: [OK]) as server:
+        client = LeanClient(server.url, REQUESTS)
+        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+        client.saturate(lambda _: 1, 60)
+
+    assert 0.4 < client.ran_s < 10
+    assert client.exchanges
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://"])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ValueError, match="Expected an address"):
+        LeanClient(url, REQUESTS)
