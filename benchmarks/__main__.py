@@ -9,6 +9,7 @@ NAMES = {
     "serving.throughput": "either placement in closed loop, beside the same job built otherwise",
     "serving.overload": "open loop below, at and beyond capacity, with the demo's version and a heavy one",
     "serving.generator": "the load generator beside wrk, both in closed loop",
+    "serving.planner": "the queue that `duet plan` simulates beside the server that it stands for",
     "serving.autoscaling": "a step to three times the load, with a generator that waits for a recorded cost",
     "serving.scale_out": "a cluster of several nodes on this machine, nodes added and killed under load",
     "serving.replica_deaths": "two replicas of every stage, killed in turn under load",
