@@ -35,7 +35,7 @@ from duet.protocol.representation import Dtype, Form, Representation
 from duet.registry import PublishedVersion, Registry
 from duet.training import checkpoint
 from duet.training.config import TrainingConfig
-from duet.training.networks import build_network
+from duet.training.networks import RIVALS, build_network
 from duet.training.tasks import Data, task_of
 
 GOLDEN_SAMPLES = 8
@@ -85,7 +85,7 @@ def publish(
     if config.model != "duet":
         raise UnusableRun(
             path=run,
-            reason=f"it trained the baseline {config.model!r}, which generates nothing",
+            reason=f"it trained the baseline {config.model!r}, which {_unpublishable(config.model)}",
             remedy="Train with `model: duet`.",
         )
     checkpoint.check_data(run, data)
@@ -126,6 +126,13 @@ def publish(
             representations=records,
             training=training,
         )
+
+
+def _unpublishable(model: str) -> str:
+    """Say why no server can answer with what a baseline makes."""
+    if model in RIVALS:
+        return "generates what the parameter package has no form for"
+    return "generates nothing"
 
 
 def _measure(

@@ -31,7 +31,7 @@ def train(
         str | None,
         typer.Option(help="`synthetic`, `digits`, or the path of a log; overrides the configuration. docs/data.md."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="duet, static or capacity-matched.")] = None,
+    model: Annotated[str | None, typer.Option(help="duet, or a baseline: docs/experiments.md.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the configuration's seed.")] = None,
     settings: Assignments = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/CONFIG-MODEL-sSEED.")] = None,

@@ -25,8 +25,9 @@ from duet.data.splits import LeaveOneOut, Part
 from duet.data.windows import evaluation_samples, last_positions
 from duet.evaluation.provenance import provenance
 from duet.evaluation.record import Answer, Dataset, RunRecord, Sizes, Training, pack, pack_mask
-from duet.networks.duet_network import SHARED, Served
+from duet.networks.duet_network import SHARED, DuetNetwork, Served
 from duet.networks.dynamic_layer import LayerResidual
+from duet.networks.update_size import update_bytes
 from duet.protocol.errors import DatasetTooSmall
 from duet.protocol.layers import LayerTable
 from duet.protocol.representation import Dtype, Form, Representation
@@ -205,22 +206,26 @@ def _sizes(network: nn.Module, served: Sequence[Served]) -> Sizes:
     meta = network.meta
     dynamic, everything = count(meta.classifier), count(network)  # type: ignore[union-attr]
     generator = everything - count(meta) if isinstance(network, Generating) else 0
-    table: LayerTable = meta.table  # type: ignore[union-attr,assignment]
+    if isinstance(network, DuetNetwork):
+        # projections that a rival generates between are on every device
+        generator -= sum(p.numel() for p in getattr(network.generator, "kept_on_device", ()))
     return Sizes(
         static=everything - generator - dynamic,
         dynamic=dynamic,
         generator=generator,
         update={
-            str(parameters): {
-                dtype.name.lower(): table.package_bytes(
-                    Representation(Form[str(parameters.head).upper()], dtype, parameters.rank)
-                )
-                for dtype in Dtype
-            }
+            str(parameters): {dtype.name.lower(): _update_bytes(network, parameters, dtype) for dtype in Dtype}
             for parameters in dict.fromkeys(ladder(served))
             if parameters.head is not None
         },
     )
+
+
+def _update_bytes(network: nn.Module, parameters: Served, dtype: Dtype) -> int:
+    if isinstance(network, DuetNetwork) and parameters.head not in ("factors", "full"):
+        return update_bytes(network.generator.update_arrays(), dtype)  # type: ignore[operator]
+    table: LayerTable = network.meta.table  # type: ignore[union-attr,assignment]
+    return table.package_bytes(Representation(Form[str(parameters.head).upper()], dtype, parameters.rank))
 
 
 def _cold(interactions: Interactions, users: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -3,8 +3,9 @@
 Shapes: B samples in a batch, T sample length, n positions, D embedding, S width of a state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -13,6 +14,10 @@ from duet.networks.dynamic_layer import LayerResidual
 from duet.networks.personalized_parameters_generator import Head, PersonalizedParametersGenerator
 from duet.networks.sample_encoder import SampleEncoder
 from duet.networks.universal_meta_network import UniversalMetaNetwork
+from duet.protocol.layers import LayerTable
+
+RivalHead = Literal["scale-shift", "shift", "core"]
+"""What the rivals generate in the place of residuals: FiLM, a concatenated embedding, APG."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class GeneratorSizes:
         heads: Heads that are trained, ``factors`` and/or ``full``.
         decoders: Parallel decoders of the Stable Weight Adapter; 1 switches it off.
         dropout: Dropout in the sample encoder.
+        core_rank: Side of the generated core of APG.
     """
 
     embedding_dim: int = 32
@@ -32,42 +38,60 @@ class GeneratorSizes:
     heads: tuple[Head, ...] = ("factors",)
     decoders: int = 3
     dropout: float = 0.0
+    core_rank: int = 16
 
 
 @dataclass(frozen=True)
 class Served:
     """Which parameters a device would hold: those of a head (rank 0 of none means the shared ones)."""
 
-    head: Head | None = None
+    head: Head | RivalHead | None = None
     rank: int = 0
 
     def __str__(self) -> str:
-        return "shared" if self.head is None else f"factors-r{self.rank}" if self.head == "factors" else "full"
+        return f"factors-r{self.rank}" if self.head == "factors" else self.head or "shared"
 
 
 SHARED = Served()
 
 
-class DuetNetwork(nn.Module):
-    """A Universal Meta Network whose classifier is shared or generated from the past of each position."""
+def _personalized(table: LayerTable, sizes: GeneratorSizes) -> nn.Module:
+    return PersonalizedParametersGenerator(
+        table,
+        embedding_dim=sizes.embedding_dim,
+        rank=sizes.rank,
+        heads=sizes.heads,
+        decoders=sizes.decoders,
+    )
 
-    def __init__(self, backbone: BackboneConfig, generator: GeneratorSizes) -> None:
+
+class DuetNetwork(nn.Module):
+    """A Universal Meta Network whose classifier is shared or generated from the past of each position.
+
+    Args:
+        backbone: Sizes of the backbone.
+        generator: Sizes of encoder and generator.
+        generates: Makes the generator; a rival's takes the place of ours, and all else stays the same. It has ``heads``
+            and is called as :class:`PersonalizedParametersGenerator` is.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        generator: GeneratorSizes,
+        generates: Callable[[LayerTable, GeneratorSizes], nn.Module] = _personalized,
+    ) -> None:
         super().__init__()
         self.sizes = generator
         self.meta = UniversalMetaNetwork(backbone)
         self.encoder = SampleEncoder(backbone.width, generator.embedding_dim, dropout=generator.dropout)
-        self.generator = PersonalizedParametersGenerator(
-            self.meta.table,
-            embedding_dim=generator.embedding_dim,
-            rank=generator.rank,
-            heads=generator.heads,
-            decoders=generator.decoders,
-        )
+        # a rival in its place has the same heads and the same call, which is all that training and ranking use
+        self.generator = cast(PersonalizedParametersGenerator, generates(self.meta.table, generator))
 
     @property
     def served(self) -> tuple[Served, ...]:
         """The parameters this network can give a device, the best it has first."""
-        return tuple(Served(head, self.sizes.rank if head == "factors" else 0) for head in self.sizes.heads)
+        return tuple(Served(head, self.sizes.rank if head == "factors" else 0) for head in self.generator.heads)
 
     def embeddings(self, items: Tensor) -> Tensor:
         """Return the embedding of every prefix of samples ``[B, T]``: ``[B, T, D]``."""

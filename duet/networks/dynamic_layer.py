@@ -2,6 +2,7 @@
 
     low rank   y = x (W_n + left right)^T + b_n + shift
     full rank  y = x (W_n + residual)^T + b_n + shift
+    rivals     see InputShift, film.py and apg.py
 
 A row may hold several inputs, ``x [n, C, K]`` (candidates of one device), which share its residual.
 
@@ -11,6 +12,7 @@ Shapes: n rows, C candidates, M output and K input features, R rank. Factors are
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +45,17 @@ class InputShift:
     shift: Tensor
 
 
-LayerResidual = LowRank | FullRank | InputShift
+class AppliedForm(Protocol):
+    """What a rival generates for one layer, a set a row, and how the layer is computed with it."""
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Map ``[n, K]`` to ``[n, M]``, or ``[n, C, K]`` to ``[n, C, M]``, given the shared weight and bias."""
+
+    def split(self, sizes: list[int]) -> Sequence["AppliedForm"]:
+        """Cut n rows into those of ``sizes`` rows each."""
+
+
+LayerResidual = LowRank | FullRank | InputShift | AppliedForm
 
 Between = Callable[[Tensor], Tensor]
 """What stands between two dynamic layers; it may change the shape of a row, ``[n, C, M]`` to ``[n, K]``."""
@@ -69,9 +81,11 @@ class DynamicLinear(nn.Module):
         if isinstance(residual, LowRank):
             return apply_low_rank(x, self.weight, self.bias, residual.left, residual.right, residual.shift)
         if isinstance(residual, InputShift):
-            x = x + (residual.shift if x.dim() == 2 else residual.shift.unsqueeze(1))
-        if not isinstance(residual, FullRank):
+            x, residual = x + beside(residual.shift, x), None
+        if residual is None:
             return nn.functional.linear(x, self.weight, self.bias)
+        if not isinstance(residual, FullRank):
+            return residual.apply(x, self.weight, self.bias)
         if x.dim() == 3:
             y = torch.baddbmm((self.bias + residual.shift).unsqueeze(1), x, residual.residual.mT)
             return torch.addmm(y.flatten(0, 1), x.flatten(0, 1), self.weight.t()).view_as(y)
@@ -94,6 +108,11 @@ class DynamicClassifier(nn.Module):
         return x
 
 
+def beside(values: Tensor, x: Tensor) -> Tensor:
+    """Return ``[n, M]`` as it is combined with ``[n, M]``, or with ``[n, C, M]``."""
+    return values if x.dim() == 2 else values.unsqueeze(1)
+
+
 def split_rows(residuals: Residuals, sizes: list[int]) -> list[Residuals]:
     """Cut the residuals of n rows into those of ``sizes`` rows each (views; their gradient is one concatenation)."""
     if residuals is None:
@@ -105,5 +124,7 @@ def split_rows(residuals: Residuals, sizes: list[int]) -> list[Residuals]:
 def _split(residual: LayerResidual | None, sizes: list[int]) -> Sequence[LayerResidual | None]:
     if residual is None:
         return [None] * len(sizes)
+    if not isinstance(residual, LowRank | FullRank | InputShift):
+        return residual.split(sizes)
     tensors = (torch.split(tensor, sizes) for tensor in vars(residual).values())
     return [type(residual)(*parts) for parts in zip(*tensors, strict=True)]

@@ -13,7 +13,7 @@ from duet.networks.duet_network import GeneratorSizes
 from duet.networks.personalized_parameters_generator import Head
 from duet.protocol.errors import InvalidData
 
-Variant = Literal["static", "capacity-matched", "duet"]
+Variant = Literal["static", "capacity-matched", "film", "concatenated", "apg", "fine-tuned", "duet"]
 Loss = Literal["softmax", "sampled-softmax", "binary"]
 
 
@@ -66,6 +66,8 @@ class GeneratorOptions(_Config):
     """Parallel decoders of the Stable Weight Adapter; 1 switches it off."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout in the sample encoder while training."""
+    core_rank: PositiveInt = 16
+    """Side of the generated core, of `apg` only."""
 
 
 class OptimisationOptions(_Config):
@@ -99,15 +101,30 @@ class OptimisationOptions(_Config):
     """Share of a duet run's steps that train the shared classifier (rank 0: the Universal Meta Network's loss)."""
 
 
+class FineTuningOptions(_Config):
+    """What `fine-tuned` tries on validation before devices fine-tune with the best: every combination."""
+
+    layers: tuple[Literal["classifier", "all"], ...] = ("classifier", "all")
+    """Which layers a device trains."""
+    learning_rates: tuple[PositiveFloat, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    """Of Adam, which starts afresh on every device."""
+    steps: tuple[PositiveInt, ...] = (1, 2, 5, 10, 20, 50)
+    """Steps after which a device may stop; a step takes all that the device knows."""
+    users: PositiveInt = 1000
+    """Choose on at most so many users, always the same ones of a data set."""
+
+
 class TrainingConfig(_Config):
     """One run: data, variant, sizes, optimisation, seed."""
 
     model: Variant = "duet"
-    """`duet`, or a baseline: `static`, `capacity-matched`."""
+    """`duet`, or a baseline (docs/experiments.md): `static`, `capacity-matched`, `film`, `concatenated`, `apg`,
+    `fine-tuned`."""
     data: DataOptions = DataOptions()
     backbone: BackboneOptions = BackboneOptions()
     generator: GeneratorOptions = GeneratorOptions()
     optimisation: OptimisationOptions = OptimisationOptions()
+    fine_tuning: FineTuningOptions = FineTuningOptions()
     seed: int = Field(default=0, ge=0)
     """Seeds the split, the initialisation, the windows and the dropout."""
 
@@ -132,6 +149,10 @@ class TrainingConfig(_Config):
             )
         if not self.generator.heads or len(set(self.generator.heads)) != len(self.generator.heads):
             raise ValueError(f"generator.heads must name each head once, got {list(self.generator.heads)}")
+        if not all(self.fine_tuning.model_dump().values()):
+            raise ValueError("fine_tuning must name at least one of layers, learning_rates and steps")
+        if self.model == "fine-tuned" and self.task == "classification":
+            raise ValueError("model must not be fine-tuned where pictures are classified: devices have labelled none")
         return self
 
     def backbone_sizes(self, item_count: int) -> BackboneConfig:
@@ -182,9 +203,11 @@ def override(config: TrainingConfig, settings: Mapping[str, str]) -> TrainingCon
 def difference(there: TrainingConfig, asked: TrainingConfig) -> str | None:
     """Name the first setting that makes two runs different; None if there is none.
 
-    Where a log lies is no such setting (runs note its content), nor is a generator that a static model has not.
+    Where a log lies is no such setting (runs note its content), nor is what a model has not: a static one a generator,
+    and all but fine-tuned ones how it is fine-tuned.
     """
     unused = {"generator"} if there.model == asked.model == "static" else set()
+    unused |= set() if there.model == asked.model == "fine-tuned" else {"fine_tuning"}
     for name, value in there.model_dump(exclude=unused).items():
         other = asked.model_dump()[name]
         for inner in value if isinstance(value, dict) else [""]:

@@ -91,7 +91,7 @@ def _sampled_softmax(
 
 
 def sampled_cross_entropy(
-    own: Tensor, others: Tensor, positives: Tensor, negatives: Tensor, *, item_count: int
+    own: Tensor, others: Tensor, positives: Tensor, negatives: Tensor, *, item_count: int, reduction: str = "mean"
 ) -> Tensor:
     """Estimate the mean cross-entropy over the catalogue from some negatives (Bengio and Senécal, 2008).
 
@@ -107,9 +107,10 @@ def sampled_cross_entropy(
         negatives: Catalogue indices that all positions share, uniform without replacement, ``[S]``; a position whose
             positive is among them leaves it out.
         item_count: Catalogue size N.
+        reduction: As of ``cross_entropy``; ``none`` gives the loss of each position, ``[n]``.
     """
     hits = negatives == positives.unsqueeze(1)
     drawn = (len(negatives) - hits.sum(1, keepdim=True)).clamp(min=1)
     corrected = others + math.log(max(item_count - 1, 1)) - drawn.log()
     logits = torch.cat([own, corrected.masked_fill(hits, -torch.inf)], dim=1)
-    return nn.functional.cross_entropy(logits, torch.zeros_like(positives))
+    return nn.functional.cross_entropy(logits, torch.zeros_like(positives), reduction=reduction)

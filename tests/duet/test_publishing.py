@@ -272,14 +272,20 @@ def test_with_the_generator_zeroed_the_manifest_shows_no_gain(zeroed):
             assert quality == records["shared"], name
 
 
-@pytest.mark.parametrize("model", ["static", "capacity-matched"])
-def test_a_baseline_is_refused_because_it_generates_nothing(tiny_config, tiny_interactions, tmp_path, model):
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        *((model, "generates nothing") for model in ("static", "capacity-matched")),
+        *((model, "no form for") for model in ("film", "concatenated", "apg")),
+    ],
+)
+def test_a_baseline_is_refused_with_what_it_lacks(tiny_config, tiny_interactions, tmp_path, model, why):
     config = TrainingConfig.model_validate(
         tiny_config.model_dump() | {"model": model, "optimisation": {"max_epochs": 1, "batch_size": 512}}
     )
     train(config, tiny_interactions, tmp_path / "run")
 
-    with pytest.raises(UnusableRun, match=f"baseline '{model}'") as caught:
+    with pytest.raises(UnusableRun, match=f"baseline '{model}', which .*{why}") as caught:
         publish(tmp_path / "run", tiny_interactions, Registry(tmp_path / "models"), "m")
 
     assert "model: duet" in caught.value.remedy

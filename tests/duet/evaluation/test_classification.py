@@ -82,6 +82,17 @@ def test_baselines_train_and_are_measured(model, digits_config, digit_devices, t
     assert (answers.name, list(answers.right), answers.tested) == (model, ["shared"], None)
 
 
+@pytest.mark.parametrize(("model", "served"), [("film", "scale-shift"), ("concatenated", "shift"), ("apg", "core")])
+def test_rivals_train_and_are_tested_for_personalisation_too(model, served, digits_config, digit_devices, tmp_path):
+    config = digits_config.model_copy(update={"model": model}).with_max_epochs(1)
+    train(config, digit_devices, tmp_path / "run")
+
+    answers = answer_devices(tmp_path / "run", digit_devices, "validation")
+
+    assert (answers.name, answers.tested) == (model, served)
+    assert list(answers.right) == [served, "shared", "stale-4", "stale-8", "stale-16", "mean", "swapped"]
+
+
 def test_differences_are_of_devices_and_classes_are_weighed_alike():
     static = made("static", 0, {"shared": grid([1, 0], [0, 0])})
     generated = made(

@@ -52,10 +52,8 @@ def _leaves(loss):
 @pytest.mark.parametrize(("name", "backbone", "loss"), CASES)
 def test_what_the_loss_depends_on_is_registered_and_all_that_is_registered_is_used(name, backbone, loss):
     network = lively.make(name, backbone=backbone).train()
-    kinds = lively.SERVED if name == "duet" else network.served
-
     leaves = {}
-    for served in kinds:
+    for served in lively.kinds(name, network):
         leaves |= _leaves(_loss(network, served, loss))
 
     assert leaves.keys() == {id(parameter) for parameter in network.parameters()}
@@ -68,7 +66,7 @@ def test_every_parameter_gets_a_gradient_and_changes_in_a_step(name, backbone, l
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.0)
     reached = set()
 
-    for served in lively.SERVED if name == "duet" else network.served:
+    for served in lively.kinds(name, network):
         optimizer.zero_grad(set_to_none=True)
         _loss(network, served, loss).backward()
         reached |= {key for key, value in network.named_parameters() if value.grad is not None and value.grad.any()}
@@ -97,7 +95,7 @@ def test_every_decoder_of_every_dynamic_layer_is_a_parameter():
 @pytest.mark.parametrize("name", lively.NETWORKS)
 def test_a_state_dict_carries_the_whole_network(name, backbone):
     first, second = (lively.make(name, backbone=backbone, seed=seed) for seed in (0, 1))
-    items, served = lively.samples(7, 3), lively.SERVED if name == "duet" else first.served
+    items, served = lively.samples(7, 3), lively.kinds(name, first)
 
     second.load_state_dict(first.state_dict())
 
@@ -110,7 +108,7 @@ def test_the_padding_vector_stays_zero_while_training(name, backbone, loss):
     network = lively.make(name, backbone=backbone).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.1, weight_decay=0.1)
 
-    for served in lively.SERVED if name == "duet" else network.served:
+    for served in lively.kinds(name, network):
         optimizer.zero_grad(set_to_none=True)
         _loss(network, served, loss).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

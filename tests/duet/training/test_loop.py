@@ -86,8 +86,10 @@ def stop_after(epoch, step=None):
         {"optimisation__stale_share": 1.0},
         {"model": "static"},
         {"model": "capacity-matched"},
+        {"model": "film"},
+        {"model": "apg"},
     ],
-    ids=["duet", "duet binary", "duet stale", "static", "capacity-matched"],
+    ids=["duet", "duet binary", "duet stale", "static", "capacity-matched", "film", "apg"],
 )
 def test_stopping_after_every_epoch_changes_nothing(config, tiny_interactions, tmp_path, settings):
     config = changed(config, **settings)
