@@ -46,7 +46,7 @@ class Variant:
     @property
     def label(self) -> str:
         """What a row of a table is called: the condition is named where there is a choice."""
-        return self.name if self.records[0].tested is None else f"{self.name}, {self.condition}"
+        return self.name if len(self.records[0].answers) == 1 else f"{self.name}, {self.condition}"
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -158,8 +158,7 @@ def compare(records: Sequence[RunRecord], *, baseline: str = "static") -> list[R
     groups = group_runs(records)
     rows = []
     for name, best in groups.items():
-        served = dict.fromkeys((*best.records[0].sizes.update, "shared"))
-        for variant in map(best.under, served):
+        for variant in map(best.under, best.records[0].served):
             reference = groups.get(baseline) if name != baseline else None
             rows.append(_row(variant, reference))
     return rows

@@ -1,6 +1,7 @@
 """Ranks a trained run's held-out items under every condition: whatever parameters its devices might hold.
 
     factors-r4, full, shared   what the run serves, and every smaller power of two of a rank
+    factors-r4-int8            the same after a package of bytes
     stale-<k>                  generated from what was known k interactions ago; the device's own sample is the newest
     mean                       one set for everybody: those of the mean embedding of all users
     swapped                    those of another user
@@ -23,8 +24,11 @@ from torch import Tensor, nn
 from duet.data.interactions import Interactions
 from duet.data.splits import LeaveOneOut, Part
 from duet.data.windows import evaluation_samples, last_positions
+from duet.evaluation.costs import FINE_TUNED, measure_costs
+from duet.evaluation.fine_tuned import choose_recipe, rank_fine_tuned, recipe_of
 from duet.evaluation.provenance import provenance
-from duet.evaluation.record import Answer, Dataset, RunRecord, Sizes, Training, pack, pack_mask
+from duet.evaluation.quantised import rank_quantised
+from duet.evaluation.record import INT8, Answer, Dataset, RunRecord, Sizes, Training, pack, pack_mask
 from duet.networks.duet_network import SHARED, DuetNetwork, Served
 from duet.networks.dynamic_layer import LayerResidual
 from duet.networks.update_size import update_bytes
@@ -78,9 +82,12 @@ def evaluate_run(
     split, training = split_of(config, interactions), _training(folder)
     questions = ask(split, split.users, part, config.backbone.length)
     served: tuple[Served, ...] = network.served  # type: ignore[assignment]
-    conditions = dict.fromkeys((*ladder(served), SHARED))
-    answers = {str(parameters): rank(network, questions, parameters) for parameters in conditions}
-    tested = None
+    tested, fine_tuning = None, None
+    if config.model == "fine-tuned":
+        fine_tuning = choose_recipe(folder, network.meta, config, split)  # type: ignore[arg-type]
+        answers = {FINE_TUNED: rank_fine_tuned(network.meta, config, split, part, questions, fine_tuning.chosen)}  # type: ignore[arg-type]
+    else:
+        answers = _served(network, served, questions)
     if isinstance(network, Generating):
         tested = best_head(folder, training.best_epoch, served)
         answers |= _personalisation(network, tested, split, part, questions)
@@ -104,6 +111,8 @@ def evaluate_run(
         candidates=questions.candidates_hash,
         negatives=pack(questions.negatives),
         groups={"cold": pack_mask(_cold(interactions, split.users))},
+        fine_tuning=fine_tuning,
+        costs=measure_costs(network.meta, config, split, recipe_of(fine_tuning.chosen)) if fine_tuning else {},  # type: ignore[arg-type]
         answers={condition: Answer.of(ranks) for condition, ranks in answers.items()},
         provenance=provenance(),  # type: ignore[arg-type]
         origin=str(folder),
@@ -144,6 +153,17 @@ def ladder(served: Sequence[Served]) -> Iterator[Served]:
         yield parameters
         for power in reversed(range(max(parameters.rank - 1, 0).bit_length())):
             yield Served(parameters.head, 2**power)
+
+
+def _served(network: nn.Module, served: Sequence[Served], questions: Questions) -> dict[str, Ranks]:
+    """Rank with all that devices of a network may hold, the best first, then as int8 packages, then shared."""
+    answers = {str(parameters): rank(network, questions, parameters) for parameters in dict.fromkeys(ladder(served))}
+    if isinstance(network, DuetNetwork):
+        for parameters in served:
+            if parameters.head in ("factors", "full"):
+                own = newest_embeddings(network, questions.samples)
+                answers[f"{parameters}{INT8}"] = rank_quantised(network, questions, own, parameters, Dtype.INT8)
+    return answers | {str(SHARED): answers.get(str(SHARED)) or rank(network, questions, SHARED)}
 
 
 def _personalisation(

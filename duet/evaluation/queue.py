@@ -13,6 +13,7 @@ from duet.evaluation.conditions import evaluate_run
 from duet.evaluation.grid import Cell
 from duet.evaluation.record import RunRecord, read_record, write_record
 from duet.protocol.errors import InvalidData, UnusableRun
+from duet.training.adoption import adopt
 from duet.training.checkpoint import CONFIG, check_config
 from duet.training.config import TrainingConfig, difference
 from duet.training.loop import Observer, train
@@ -121,6 +122,7 @@ def run_queue(
 def run_cell(cell: Cell, places: Places, observer: Observer | None = None) -> RunRecord:
     """Train a cell whose run folder is locked, or go on where it stopped; rank, and write its record."""
     interactions, folder = places.load(cell.config), places.run(cell)
+    adopt(folder, cell.config, sorted(folder.parent.glob(f"*-s{cell.config.seed}")))
     train(cell.config, interactions, folder, observer=observer, locked=True)
     record = evaluate_run(folder, interactions, grid=cell.grid, name=cell.variant)
     write_record(places.record(cell).parent, record)

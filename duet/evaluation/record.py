@@ -27,6 +27,9 @@ from duet.training.ranking import Ranks
 MAX_FILE_BYTES = 64 * 2**20
 OWN = "own"
 """The condition that stale, mean and swapped parameters are compared with; seeds may differ in which head that is."""
+TESTS = ("mean", "swapped")
+INT8 = "-int8"
+"""What the condition ends with in which parameters went through an int8 package."""
 METRICS: Mapping[str, Callable[[Ranks], NDArray[np.float64]]] = {
     "ndcg@10": lambda ranks: ranks.ndcg(10),
     "hr@10": lambda ranks: ranks.hit_rate(10),
@@ -82,6 +85,39 @@ class Sizes(_Part):
     """Bytes of a whole package, by condition and dtype; nothing for a condition that needs no update."""
 
 
+class Trial(_Part):
+    """One way to fine-tune a device, tried on validation."""
+
+    layers: Literal["classifier", "all"]
+    learning_rate: float
+    steps: int = Field(ge=1)
+    value: float
+    """Validation NDCG@10, full catalogue."""
+
+
+class FineTuned(_Part):
+    """How devices fine-tune: the best of all that was tried on validation."""
+
+    chosen: Trial
+    users: int
+    """Users it was chosen on."""
+    trials: tuple[Trial, ...]
+
+
+class Cost(_Part):
+    """What parameters of one's own cost, a device; one thread, all ways of a record measured in turn in one run."""
+
+    one_ms: float
+    """Median time of a device that comes alone."""
+    batched_ms: float | None
+    """Median time a device where `batch` of them are computed at once; None where that is not to be had."""
+    batch: int
+    megaflops: float | None
+    """Arithmetic of matrix products, which is the same on every machine; two a multiply-add."""
+    device_bytes: int
+    """What a device keeps for it beside its model."""
+
+
 class Answer(_Part):
     """How every held-out item ranked under one condition."""
 
@@ -126,6 +162,10 @@ class RunRecord(_Part):
     """Packed masks ``[U]`` of groups of users."""
     answers: dict[str, Answer] = Field(min_length=1)
     """By condition, the best that the run serves first."""
+    fine_tuning: FineTuned | None = None
+    """How devices fine-tune, where they do."""
+    costs: dict[str, Cost] = Field(default_factory=dict)
+    """By way to parameters of one's own: `fine-tuned`, or what is generated; only in records of fine-tuning."""
     provenance: dict[str, JsonValue]
     """Commit, hardware and versions of the evaluation."""
     origin: str = Field(default="", exclude=True)
@@ -135,6 +175,11 @@ class RunRecord(_Part):
     def run_name(self) -> str:
         """Name of the run and of its file."""
         return f"{self.name}-s{self.seed}"
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The conditions that devices may really be in, in order; the others are tests of personalisation."""
+        return tuple(name for name in self.answers if name not in TESTS and not name.startswith("stale-"))
 
     def ranks(self, condition: str) -> Ranks:
         """Return the ranks under a condition; ``own`` is the one that the tests of personalisation started from."""
@@ -156,6 +201,8 @@ class RunRecord(_Part):
     def to_json(self) -> str:
         """Return the record as JSON, a line a field, that :func:`read_record` reads back to an equal one."""
         document = self.model_dump(mode="json", by_alias=True)
+        # as if they had never been thought of, where there are none: older records stay as they are
+        document = {key: value for key, value in document.items() if key not in ("fine_tuning", "costs") or value}
         lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items()]
         return "{\n" + ",\n".join(lines) + "\n}\n"
 

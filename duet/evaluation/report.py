@@ -220,11 +220,7 @@ def _order(condition: str) -> tuple[int, int]:
 
 
 def _served(variants: Mapping[str, Variant]) -> list[Variant]:
-    return [
-        variant.under(condition)
-        for variant in variants.values()
-        for condition in dict.fromkeys((*variant.records[0].sizes.update, "shared"))
-    ]
+    return [variant.under(condition) for variant in variants.values() for condition in variant.records[0].served]
 
 
 def _mean(variant: Variant, metric: str) -> str:

@@ -99,7 +99,7 @@ def device_ranks(
         parts.append(ranks_of_scores(scores[None], questions, slice(user, user + 1)))
         on_user()
     device.reset()
-    return Ranks(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("full", "sampled", "negatives")))
+    return Ranks.joined(parts)
 
 
 def device_scores(
@@ -152,14 +152,27 @@ def _scores(
 
 def _put_in_place(device: DeviceModel, generated: Generated, user: int, representation: Representation) -> None:
     """Have a device predict with the parameters of one user, through package bytes."""
-    values = layer_values(generated, user, representation, device.shared)
+    device.swap(sent_package(generated, user, representation, device.shared).compose(device.shared))
+
+
+def sent_package(
+    generated: Generated,
+    user: int,
+    representation: Representation,
+    shared: Mapping[str, tuple[NDArray[np.float32], ...]],
+) -> ParameterPackage:
+    """Send the parameters of one user as bytes, and return what arrives.
+
+    Raises:
+        UnusableRun: If the representation cannot hold what was generated.
+    """
+    values, table = layer_values(generated, user, representation, shared), generated.table
     try:
-        body = encode_body(values, representation, device.table)
+        body = encode_body(values, representation, table)
     except ValueError as error:
         raise UnusableRun(
             path="the generator",
             reason=f"it generates values that {representation} cannot hold: {str(error).rstrip('.')}",
             remedy="Train with weight decay or a lower learning rate, in a new folder.",
         ) from error
-    data = seal(body, representation=representation, version=bytes(16), table=device.table)
-    device.swap(ParameterPackage.decode(data, device.table).compose(device.shared))
+    return ParameterPackage.decode(seal(body, representation=representation, version=bytes(16), table=table), table)

@@ -35,6 +35,11 @@ class Ranks:
     sampled: NDArray[np.float64]
     negatives: NDArray[np.int64]
 
+    @classmethod
+    def joined(cls, parts: Sequence["Ranks"]) -> "Ranks":
+        """Return the ranks of several groups of users as one."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
     def ndcg(self, k: int = 10, *, sampled: bool = False) -> NDArray[np.float64]:
         """Return NDCG@k per user: ``1 / log2(1 + rank)`` up to rank k, else 0."""
         rank = self.sampled if sampled else self.full
@@ -180,4 +185,4 @@ def rank_conditioned(
             scores = network.meta.scores(states, residuals)  # type: ignore[operator,union-attr]
             parts.append(ranks_of_scores(scores.numpy(), questions, rows))
     network.train(was_training)
-    return Ranks(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("full", "sampled", "negatives")))
+    return Ranks.joined(parts)
