@@ -49,6 +49,11 @@ class Variant:
         return self.name if len(self.records[0].answers) == 1 else f"{self.name}, {self.condition}"
 
     @property
+    def model(self) -> str:
+        """What was trained: ``static``, ``duet``, …; several variants may be one model with other settings."""
+        return self.records[0].config.model
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds, ascending."""
         return tuple(record.seed for record in self.records)
@@ -147,6 +152,24 @@ def group_runs(records: Iterable[RunRecord]) -> dict[str, Variant]:
         name: Variant(name, next(iter(group[0].answers)), tuple(sorted(group, key=lambda record: record.seed)))
         for name, group in groups.items()
     }
+
+
+def families(variants: Mapping[str, Variant]) -> dict[str, dict[str, Variant]]:
+    """Part variants by their backbone: only those of one device model are worth a table or a plot."""
+    parts: dict[str, dict[str, Variant]] = {}
+    for name, variant in variants.items():
+        parts.setdefault(variant.records[0].config.backbone.name, {})[name] = variant
+    return parts
+
+
+def baseline_of(variants: Mapping[str, Variant], model: str, variant: Variant | None = None) -> Variant | None:
+    """Return the first baseline of a model: of the variant's very sizes if there is one, else of its backbone."""
+    found = [other for other in variants.values() if other.model == model]
+    if variant is not None:
+        backbone = variant.records[0].config.backbone
+        found = [other for other in found if other.records[0].config.backbone.name == backbone.name]
+        found.sort(key=lambda other: other.records[0].config.backbone != backbone)
+    return found[0] if found else None
 
 
 def compare(records: Sequence[RunRecord], *, baseline: str = "static") -> list[Row]:

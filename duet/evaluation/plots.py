@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from duet.evaluation.comparison import Interval, Variant
-from duet.evaluation.record import OWN
+from duet.evaluation.comparison import Interval, Variant, baseline_of
+from duet.evaluation.cost_tables import cost_of
+from duet.evaluation.record import INT8, OWN
 from duet.training.checkpoint import write_atomically
 
 METRIC, METRIC_NAME = "ndcg@10", "NDCG@10"
@@ -43,6 +44,7 @@ def draw(variants: Mapping[str, Variant], folder: Path, *, subtitle: str) -> dic
         "quality-by-bytes.svg": (f"Gain in {METRIC_NAME} against bytes per update", plot_bytes),
         "swap-test.svg": (f"{METRIC_NAME} with own, stale, mean and another user's parameters", plot_swaps),
         "staleness.svg": (f"{METRIC_NAME} against the age of the parameters", plot_staleness),
+        "time-per-device.svg": (f"Gain in {METRIC_NAME} against time per device", plot_costs),
         "training.svg": (f"Validation {METRIC_NAME} by epoch", plot_training),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,14 +59,16 @@ def draw(variants: Mapping[str, Variant], folder: Path, *, subtitle: str) -> dic
 
 def plot_bytes(variants: Mapping[str, Variant], subtitle: str) -> Figure | None:
     """Draw the paired gain over the static model against the size of an update, a point a representation."""
-    static = variants.get("static")
+    static = baseline_of(variants, "static")
     if static is None or not _generating(variants):
         return None
     figure, axes = _figure("What an update buys", f"{subtitle}; paired difference to static, 95 % interval over users")
     ends: list[tuple[float, str, str]] = [(0.0, "static", BASELINES["static"])]
     axes.axhline(0, color=BASELINES["static"], lw=1)
     for name, variant in variants.items():
-        interval = variant.minus(static, METRIC) if variant.records[0].tested is None and name != "static" else None
+        interval = (
+            variant.minus(static, METRIC) if variant.records[0].tested is None and variant.model != "static" else None
+        )
         if interval is not None:
             colour = _colours(variants)[name]
             axes.axhline(interval[0], color=colour, lw=1, ls=(0, (5, 3)))
@@ -72,7 +76,7 @@ def plot_bytes(variants: Mapping[str, Variant], subtitle: str) -> Figure | None:
             ends.append((interval[0], f"{name},\nnothing is sent", colour))
     for name, variant in _generating(variants).items():
         _ladder(axes, name, _by_bytes(variant, static), _colours(variants)[name])
-    axes.set_xlabel("kB per update (float32); hollow: the shared classifier, before any update")
+    axes.set_xlabel("kB per update (float32 unless named); hollow: the shared classifier, before any update")
     axes.set_ylabel(f"gain in {METRIC_NAME}")
     axes.yaxis.set_major_formatter(_signed)
     right = axes.get_xlim()[1]
@@ -83,7 +87,11 @@ def plot_bytes(variants: Mapping[str, Variant], subtitle: str) -> Figure | None:
 
 def _ladder(axes: Axes, name: str, points: Sequence[tuple[float, Interval, str]], colour: str) -> None:
     """Draw what one variant serves, with a line through its ranks."""
-    ranks = [(size, mean) for size, (mean, _, _), condition in points if condition.startswith("factors")]
+    ranks = [
+        (size, mean)
+        for size, (mean, _, _), condition in points
+        if condition.startswith("factors") and not condition.endswith(INT8)
+    ]
     axes.plot([size for size, _ in ranks], [mean for _, mean in ranks], color=colour, lw=1, alpha=0.5)
     for size, difference, condition in points:
         _point(axes, size, difference, colour, hollow=condition == "shared")
@@ -107,7 +115,11 @@ def _ladder(axes: Axes, name: str, points: Sequence[tuple[float, Interval, str]]
 
 def _by_bytes(variant: Variant, static: Variant) -> list[tuple[float, Interval, str]]:
     """Return kB, gain and condition of everything a variant serves, the smallest first."""
-    sizes = {"shared": 0} | {name: size["float32"] for name, size in variant.records[0].sizes.update.items()}
+    record = variant.records[0]
+    sizes = {"shared": 0} | {name: size["float32"] for name, size in record.sizes.update.items()}
+    sizes |= {
+        f"{name}{INT8}": size["int8"] for name, size in record.sizes.update.items() if f"{name}{INT8}" in record.answers
+    }
     gains = [
         (size / 1000, variant.under(condition).minus(static, METRIC), condition) for condition, size in sizes.items()
     ]
@@ -192,6 +204,33 @@ def plot_staleness(variants: Mapping[str, Variant], subtitle: str) -> Figure | N
     return figure
 
 
+def plot_costs(variants: Mapping[str, Variant], subtitle: str) -> Figure | None:
+    """Draw the paired gain over the static model against the time that a device's own parameters take to make."""
+    static = baseline_of(variants, "static")
+    found = {name: (variant, cost_of(variant, variants)) for name, variant in variants.items()}
+    known = {name: (variant, cost) for name, (variant, cost) in found.items() if cost is not None}
+    if static is None or not any(variant.model == "fine-tuned" for variant, _ in known.values()):
+        return None
+    figure, axes = _figure("What do parameters of one's own cost?", f"{subtitle}; full: alone, hollow: many at once")
+    axes.axhline(0, color=BASELINES["static"], lw=1)
+    ends: list[tuple[float, str, str]] = [(0.0, "static", BASELINES["static"])]
+    for name, (variant, cost) in known.items():
+        difference, colour = variant.minus(static, METRIC), _colours(variants)[name]
+        if difference is None:
+            continue
+        times = [cost.one_ms] if cost.batched_ms is None else [cost.one_ms, cost.batched_ms]
+        axes.plot(times, [difference[0]] * len(times), color=colour, lw=1, alpha=0.5)
+        for place, time_ms in enumerate(times):
+            _point(axes, time_ms, difference, colour, hollow=place > 0)
+        ends.append((difference[0], name, colour))
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds a device, one thread")
+    axes.set_ylabel(f"gain in {METRIC_NAME}")
+    axes.yaxis.set_major_formatter(_signed)
+    _label_ends(axes, ends)
+    return figure
+
+
 def plot_training(variants: Mapping[str, Variant], subtitle: str) -> Figure | None:
     """Draw what selection looked at, a line a seed, with the epoch that was chosen."""
     figure, axes = _figure("Training", f"{subtitle}; a line a seed, the dot is the epoch that was chosen")
@@ -223,8 +262,9 @@ def _generating(variants: Mapping[str, Variant]) -> dict[str, Variant]:
 
 def _colours(variants: Mapping[str, Variant]) -> dict[str, str]:
     """Give each variant its colour, the same in every plot of a grid."""
-    others = [name for name in variants if name not in BASELINES]
-    return BASELINES | {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(others)}
+    others = [name for name, variant in variants.items() if variant.model not in BASELINES]
+    baselines = {name: BASELINES[variant.model] for name, variant in variants.items() if variant.model in BASELINES}
+    return baselines | {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(others)}
 
 
 def _mean(variant: Variant) -> float:

@@ -14,14 +14,17 @@ from pathlib import Path
 from duet.evaluation.comparison import (
     METRIC_NAMES,
     Variant,
+    baseline_of,
     deviation,
+    families,
     group_runs,
     with_deviation,
     with_interval,
 )
+from duet.evaluation.cost_tables import COST_READING, choice_lines, cost_table, latency_table
 from duet.evaluation.grid import OUTLINE, read_outline
 from duet.evaluation.plots import draw
-from duet.evaluation.record import OWN, RunRecord, read_record
+from duet.evaluation.record import INT8, OWN, RunRecord, read_record
 from duet.protocol.errors import InvalidData
 from duet.training.checkpoint import write_atomically
 
@@ -140,20 +143,31 @@ def _section(grid: GridResults, folder: Path, base: Path) -> str:
     seeds = sorted({record.seed for record in grid.records})
     counts = sorted({len(variant.seeds) for variant in variants.values()})
     subtitle = f"{data.name}, {' to '.join(map(str, counts))} seed{'s' * (counts[-1] > 1)}"
-    plots = draw(variants, folder / PLOTS, subtitle=subtitle)
-    place = os.path.relpath(folder / PLOTS, base).replace(os.sep, "/")
-    images = {name: f"![{text}]({place}/{name})" for name, text in plots.items()}
-    parts += [
+    parts.append(
         f"{data.name}: {data.evaluated:,} users ranked, {data.items:,} items, "
-        f"seeds {', '.join(map(str, seeds))}. {READING}",
-        main_table(variants),
-        images.pop("quality-by-bytes.svg", ""),
-        COLD_READING,
-        difference_table(variants),
-    ]
-    swaps = swap_table(variants)
+        f"seeds {', '.join(map(str, seeds))}. {READING}"
+    )
+    by_backbone = families(variants)
+    for backbone, family in by_backbone.items():
+        if len(by_backbone) == 1:
+            parts.append(_family(family, folder / PLOTS, base, subtitle))
+        else:
+            parts += [f"### {backbone}", _family(family, folder / PLOTS / backbone, base, f"{backbone}, {subtitle}")]
+    return "\n\n".join([*parts, _provenance(grid.records)])
+
+
+def _family(variants: Mapping[str, Variant], folder: Path, base: Path, subtitle: str) -> str:
+    """Return the tables of one backbone, and write its plots."""
+    plots = draw(variants, folder, subtitle=subtitle)
+    place = os.path.relpath(folder, base).replace(os.sep, "/")
+    images = {name: f"![{text}]({place}/{name})" for name, text in plots.items()}
+    parts = [main_table(variants), images.pop("quality-by-bytes.svg", ""), COLD_READING, difference_table(variants)]
+    swaps, costs = swap_table(variants), cost_table(variants)
     parts += [SWAP_READING, swaps] if swaps else []
-    return "\n\n".join([*filter(None, parts), *images.values(), _provenance(grid.records)])
+    if costs:
+        parts += [COST_READING, choice_lines(variants), costs, latency_table(variants)]
+        parts.append(images.pop("time-per-device.svg", ""))
+    return "\n\n".join([*filter(None, parts), *images.values()])
 
 
 def main_table(variants: Mapping[str, Variant]) -> str:
@@ -162,24 +176,31 @@ def main_table(variants: Mapping[str, Variant]) -> str:
     rows = []
     for variant in _served(variants):
         training = [record.training for record in variant.records]
-        update = variant.records[0].sizes.update.get(variant.condition)
         rows.append(
             [
                 variant.label,
                 str(len(variant.seeds)),
                 *(_mean(variant, metric) for metric in METRIC_NAMES),
-                *(_difference(variant, variants.get(name), "ndcg@10") for name in BASELINES),
+                *(_difference(variant, baseline_of(variants, name, variant), "ndcg@10") for name in BASELINES),
                 f"{sum(run.best_epoch for run in training) / len(training):.0f}",
                 f"{sum(run.seconds for run in training) / len(training) / 60:.1f}",
-                f"{update['float32']:,} / {update['int8']:,}" if update else "–",
+                _update_bytes(variant),
             ]
         )
     return _table([*head, "best epoch", "minutes", "bytes per update, float32 / int8"], rows)
 
 
+def _update_bytes(variant: Variant) -> str:
+    update = variant.records[0].sizes.update.get(variant.condition.removesuffix(INT8))
+    if update is None:
+        return "–"
+    return (
+        f"– / {update['int8']:,}" if variant.condition.endswith(INT8) else f"{update['float32']:,} / {update['int8']:,}"
+    )
+
+
 def difference_table(variants: Mapping[str, Variant]) -> str:
     """Return differences to the static model in other metrics, and for cold users."""
-    static = variants.get("static")
     rows = [
         [
             variant.label,
@@ -187,7 +208,8 @@ def difference_table(variants: Mapping[str, Variant]) -> str:
             _difference(variant, static, "ndcg@10", group="cold"),
         ]
         for variant in _served(variants)
-        if variant.name != "static"
+        for static in [baseline_of(variants, "static", variant)]
+        if variant.model != "static"
     ]
     return _table(["variant", "Δ HR@10", "Δ UAUC", "Δ 1+99 NDCG@10", "Δ NDCG@10, cold"], rows)
 

@@ -15,10 +15,12 @@ from duet.evaluation.conditions import (
     partners,
     rank_with_embeddings,
 )
+from duet.evaluation.quantised import rank_quantised
 from duet.evaluation.record import METRICS
 from duet.networks.duet_network import SHARED, Served
+from duet.networks.update_size import update_bytes
 from duet.protocol.errors import DatasetTooSmall, UnusableRun
-from duet.protocol.representation import Representation
+from duet.protocol.representation import Dtype, Representation
 from duet.training import checkpoint
 from duet.training.config import DataOptions, GeneratorOptions, TrainingConfig
 from duet.training.loop import train
@@ -59,7 +61,7 @@ def assert_same_ranks(found, expected):
 
 def test_a_run_answers_for_all_it_serves_for_smaller_ranks_and_in_every_test(record):
     assert list(record.answers) == [
-        *("factors-r3", "factors-r2", "factors-r1", "full", "shared"),
+        *("factors-r3", "factors-r2", "factors-r1", "full", "factors-r3-int8", "full-int8", "shared"),
         *("stale-1", "stale-2", "stale-5", "mean", "swapped"),
     ]
 
@@ -167,6 +169,48 @@ def test_a_baseline_has_one_condition_and_lives_on_the_device(tiny_config, tiny_
     assert (record.tested, record.sizes.update, record.sizes.generator) == (None, {}, 0)
     assert record.sizes.static + record.sizes.dynamic == sum(p.numel() for p in network.parameters())
     assert record.name == model
+
+
+@pytest.mark.parametrize(("model", "served"), [("film", "scale-shift"), ("concatenated", "shift"), ("apg", "core")])
+def test_a_rival_is_tested_for_personalisation_and_its_update_is_sized(
+    tiny_config, tiny_interactions, tmp_path, model, served
+):
+    config = tiny_config.model_copy(update={"model": model}).with_max_epochs(1)
+    train(config, tiny_interactions, tmp_path)
+
+    record = evaluate_run(tmp_path, tiny_interactions)
+
+    sizes, network = record.sizes, build_network(config, tiny_interactions.item_count)
+    assert list(record.answers) == [served, "shared", "stale-1", "stale-2", "stale-5", "mean", "swapped"]
+    assert (record.name, record.tested, record.served) == (model, served, (served, "shared"))
+    assert sizes.update == {
+        served: {dtype.name.lower(): update_bytes(network.generator.update_arrays(), dtype) for dtype in Dtype}
+    }
+    assert sizes.static + sizes.dynamic + sizes.generator == sum(p.numel() for p in network.parameters())
+    kept = sum(p.numel() for p in network.generator.projections) if model == "apg" else 0
+    assert sizes.static == kept + sum(p.numel() for p in network.meta.backbone.parameters())
+
+
+@pytest.mark.parametrize("condition", ["factors-r3", "full"])
+@pytest.mark.parametrize("dtype", Dtype)
+def test_parameters_that_went_through_bytes_rank_like_those_that_did_not(network, questions, condition, dtype):
+    own = newest_embeddings(network, questions.samples)
+    expected = rank(network, questions, SERVED[condition])
+
+    ranks = rank_quantised(network, questions, own, SERVED[condition], dtype)
+
+    # the coarser the numbers, the more items of a small catalogue change places
+    moved = np.abs(ranks.full - expected.full)
+    assert np.quantile(moved, 0.9) <= {Dtype.FLOAT32: 0, Dtype.FLOAT16: 1, Dtype.INT8: 3}[dtype]
+    assert (moved > 0).any() or dtype is not Dtype.INT8
+
+
+def test_int8_is_answered_as_the_package_says(record, network, questions):
+    own = newest_embeddings(network, questions.samples)
+
+    assert_same_ranks(
+        record.ranks("factors-r3-int8"), rank_quantised(network, questions, own, SERVED["factors-r3"], Dtype.INT8)
+    )
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,8 @@ def test_configurations_are_frozen_and_every_setting_is_documented():
         ({"model": "static", "generator": {"rank": 8}}, {"model": "static"}, None),
         ({"model": "capacity-matched", "generator": {"rank": 8}}, {"model": "capacity-matched"}, "generator.rank"),
         ({"generator": {"rank": 8}}, {"model": "static"}, "model: duet there, static asked"),
+        ({"fine_tuning": {"users": 5}}, {}, None),
+        ({"model": "fine-tuned", "fine_tuning": {"users": 5}}, {"model": "fine-tuned"}, "fine_tuning.users"),
     ],
     ids=str,
 )
