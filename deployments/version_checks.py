@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime
 import safetensors.numpy
 
-from duet.protocol.device_model import LAYERS_KEY, SCORES, Parameters, weight_inputs
+from duet.protocol.device_model import GOLDEN_DEVICE_INPUT, LAYERS_KEY, SCORES, Parameters, weight_inputs
 from duet.protocol.errors import CorruptVersion
 from duet.protocol.layers import LayerTable
 from duet.protocol.manifest import Manifest
@@ -141,7 +141,10 @@ def check_device_model(published: PublishedVersion, shared: Parameters) -> None:
             start += count
         package = seal(bytes(body), representation=representation, version=published.digest, table=manifest.layers)
         parameters = ParameterPackage.decode(package, manifest.layers).compose(shared)
-        inputs = {name: golden[f"input.{name}"][row : row + 1] for name in manifest.read_signature().input_names}
+        inputs = {
+            name: golden.get(f"{GOLDEN_DEVICE_INPUT}{name}", golden[f"input.{name}"])[row : row + 1]
+            for name in manifest.read_signature().input_names
+        }
         for layer in manifest.layers:
             inputs |= dict(zip(weight_inputs(layer), parameters[layer.name], strict=True))
         scores.append(session.run([SCORES], inputs)[0])

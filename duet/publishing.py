@@ -29,6 +29,7 @@ from duet.networks.duet_network import DuetNetwork, Served
 from duet.networks.export import export_device_model, export_encoder, generator_tensors
 from duet.networks.personalized_parameters_generator import Head, split_values
 from duet.protocol.canonical_json import Json
+from duet.protocol.device_model import GOLDEN_DEVICE_INPUT
 from duet.protocol.errors import UnusableRun
 from duet.protocol.manifest import RepresentationRecord
 from duet.protocol.representation import Dtype, Form, Representation
@@ -101,7 +102,7 @@ def publish(
     with registry.publish(model, version) as pending:
         observer.on_stage("Exporting graphs", 0)
         encoder_onnx = export_encoder(network, exam.signature)
-        device_onnx = export_device_model(network, exam.signature, exam.vocabulary)
+        device_onnx = export_device_model(network, exam.device_signature, exam.vocabulary)
         tensors = generator_tensors(network)
         _write(pending.folder / "vocabulary.json", exam.vocabulary.to_json())
         (pending.folder / "encoder.onnx").write_bytes(encoder_onnx)
@@ -188,6 +189,9 @@ def _golden(
         embedding = network.embeddings(inputs).flatten(0, 1)[positions]
         states, _ = network.condition(inputs, positions)
         golden = {f"input.{name}": inputs, "output.embedding": embedding}
+        if exam.device_signature != exam.signature:
+            read = exam.device_signature.arrays(exam.samples, exam.vocabulary)
+            golden |= {f"{GOLDEN_DEVICE_INPUT}{name}": torch.from_numpy(array) for name, array in read.items()}
         for head in network.generator.heads:
             values = torch.addmm(tensors[f"{head}.bias"], embedding, tensors[f"{head}.weight"].T)
             golden[f"output.{head}"] = values

@@ -15,7 +15,7 @@ if not Path("/dev/nvidiactl").exists():
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-pytest_plugins = ["tests.tiny_version", "tests.digits_version"]
+pytest_plugins = ["tests.tiny_version", "tests.digits_version", "tests.cloud_version"]
 
 # looked for as a file: importing the package would import torch, which the tests of the device extra do without
 HAS_COMPILED = any(Path(__file__).parents[1].glob("kernels/_host_slabs*"))

@@ -259,7 +259,7 @@ class DuetDevice:
         held = self._hold()
         sample = plain_sample(sample)
         # without the vocabulary: items that this version does not know may be known to the one the cloud serves now
-        held.installed.model.signature.validate(sample)
+        held.installed.signature.validate(sample)
         is_other_version = False
         try:
             question = self._question(sample, held.installed)
@@ -286,7 +286,7 @@ class DuetDevice:
 
     def _question(self, sample: object, installed: InstalledModel) -> Question:
         if self._encoders is None:
-            return Question.of_sample(sample, installed.model.signature)
+            return Question.of_sample(sample, installed.signature)
         return Question.of_embedding(self._encoders.of(installed).embed(sample), installed.digest)
 
     def _served_instead(self, error: DuetError, answers: Sequence[Answer]) -> InstalledModel:

@@ -23,7 +23,7 @@ class DeviceEncoder:
     def __init__(
         self, session: onnxruntime.InferenceSession, upload: EmbeddingUpload, installed: InstalledModel
     ) -> None:
-        self._session, self._upload, self._model = session, upload, installed.model
+        self._session, self._upload = session, upload
         self.installed = installed
 
     @classmethod
@@ -43,7 +43,7 @@ class DeviceEncoder:
             raise NoEncoder(model=name, reason=error.reason) from error
         takes = {value.name for value in session.get_inputs()}
         gives = {value.name: value.shape[1:] for value in session.get_outputs()}
-        if takes != set(installed.model.signature.input_names) or gives.get(ENCODER_OUTPUT) != [upload.dim]:
+        if takes != set(installed.signature.input_names) or gives.get(ENCODER_OUTPUT) != [upload.dim]:
             reason = (
                 f"its graph makes {gives} of {sorted(takes)} instead of {ENCODER_OUTPUT} [{upload.dim}] of a sample"
             )
@@ -57,7 +57,7 @@ class DeviceEncoder:
             InvalidSample: If the sample is not what the signature asks for, or this version knows nothing in it.
             InvalidEmbedding: If a number of it is not finite in float16.
         """
-        arrays = self._model.signature.arrays([sample], self._model.vocabulary)
+        arrays = self.installed.signature.arrays([sample], self.installed.model.vocabulary)
         return self._upload.canonical(self._session.run([ENCODER_OUTPUT], arrays)[0][0])
 
 

@@ -18,6 +18,7 @@ from duet.device.runtime import DeviceModel
 from duet.protocol.embedding_upload import ENCODER_FILE
 from duet.protocol.errors import CorruptVersion, InvalidName, NoDeviceModel, UnsupportedManifest
 from duet.protocol.manifest import FILE_NAME, MODEL_NAME, Manifest, digest_of
+from duet.protocol.signature import Signature
 
 DEVICE_FILE = "device.onnx"
 _CURRENT = "current"
@@ -31,6 +32,8 @@ class InstalledModel:
     digest: bytes
     """The version as packages name it, 16 bytes."""
     model: DeviceModel
+    signature: Signature
+    """What the cloud is sent: the manifest's. The device model has its own, which may look at less of a sample."""
 
 
 class ModelCache:
@@ -131,7 +134,13 @@ def install(model: str, manifest_bytes: bytes, onnx: bytes) -> InstalledModel:
     opened = DeviceModel.load(onnx, name=model)
     if opened.table.digest != manifest.layers.digest:
         raise NoDeviceModel(model=model, reason=f"{DEVICE_FILE} has other dynamic layers than the manifest")
-    return InstalledModel(manifest, digest_of(manifest_bytes), opened)
+    signature = manifest.read_signature()
+    if opened.signature.input_names != signature.input_names:
+        reason = (
+            f"{DEVICE_FILE} looks at {opened.signature.input_names}, and the manifest sends {signature.input_names}"
+        )
+        raise NoDeviceModel(model=model, reason=reason)
+    return InstalledModel(manifest, digest_of(manifest_bytes), opened, signature)
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -80,7 +80,7 @@ def evaluate_run(
     checkpoint.load_best(folder, network)
     network.eval()
     split, training = split_of(config, interactions), _training(folder)
-    questions = ask(split, split.users, part, config.backbone.length)
+    questions = ask(split, split.users, part, config.sample_length)
     served: tuple[Served, ...] = network.served  # type: ignore[assignment]
     tested, fine_tuning = None, None
     if config.model == "fine-tuned":

@@ -1,6 +1,6 @@
 """What devices are asked when a version is published: one class a task, and nothing else in publishing knows tasks.
 
-Shapes: U devices, T sample length, N outputs: catalogue items, or classes.
+Shapes: U devices, T sample length, N outputs: catalogue items, or classes. A device model may look at fewer than T.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +32,9 @@ class Exam(Protocol):
     """What the manifest calls the task."""
     metric: str
     signature: Signature
+    """Of what a device sends."""
+    device_signature: Signature
+    """Of what its model looks at: the end of that, or all of it."""
     vocabulary: Vocabulary
     facts: Mapping[str, Json]
     """What the manifest says of the data."""
@@ -66,7 +69,7 @@ def exam_of(config: TrainingConfig, data: Data) -> Exam:
     if isinstance(data, DigitDevices):
         return ClassificationExam(data, ask_pictures(data.validation, config.backbone.length))
     split = split_of(config, data)
-    return RankingExam(split, split.users, config.backbone.length)
+    return RankingExam(split, split.users, config.sample_length, device_length=config.backbone.length)
 
 
 class RankingExam:
@@ -74,11 +77,13 @@ class RankingExam:
 
     task, metric = "ranking", "ndcg@10"
 
-    def __init__(self, split: LeaveOneOut, users: NDArray[np.int64], length: int) -> None:
-        self._split, self._users, self._length = split, users, length
+    def __init__(self, split: LeaveOneOut, users: NDArray[np.int64], length: int, *, device_length: int) -> None:
+        self._split, self._users, self._length, self._device_length = split, users, length, device_length
         data = split.interactions
-        is_integer = all(isinstance(raw, int) for raw in data.item_ids)
-        self.signature: Signature = SequenceSignature(length, MAX_SAMPLE_ITEMS, "integer" if is_integer else "string")
+        item_type = "integer" if all(isinstance(raw, int) for raw in data.item_ids) else "string"
+        most = max(MAX_SAMPLE_ITEMS, length)
+        self.signature: Signature = SequenceSignature(length, most, item_type)
+        self.device_signature: Signature = SequenceSignature(device_length, most, item_type)
         self.vocabulary = Vocabulary(data.item_ids, data.titles)
         self.facts: Mapping[str, Json] = {
             "users": data.user_count,
@@ -91,7 +96,7 @@ class RankingExam:
 
     def only(self, devices: NDArray[np.int64]) -> "RankingExam":
         """Return the exam of some of the users."""
-        return RankingExam(self._split, self._users[devices], self._length)
+        return RankingExam(self._split, self._users[devices], self._length, device_length=self._device_length)
 
     @cached_property
     def questions(self) -> Questions:
@@ -140,6 +145,7 @@ class ClassificationExam:
     def __init__(self, data: DigitDevices, questions: PictureQuestions) -> None:
         self._data, self._questions = data, questions
         self.signature: Signature = TensorSignature("images", "uint8", questions.samples.shape[1:])
+        self.device_signature: Signature = self.signature
         self.vocabulary = Vocabulary(tuple(range(CLASSES)))
         self.facts: Mapping[str, Json] = {
             "devices": len(data.training.labels),

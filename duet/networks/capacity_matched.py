@@ -11,10 +11,11 @@ more of them.
 from torch import Tensor, nn
 
 from duet.networks.backbones import BackboneConfig
-from duet.networks.duet_network import SHARED, GeneratorSizes, Served
+from duet.networks.device_states import device_states
+from duet.networks.duet_network import SHARED, GeneratorSizes, Served, build_encoder
 from duet.networks.dynamic_layer import InputShift, LayerResidual
 from duet.networks.personalized_parameters_generator import head_segments
-from duet.networks.sample_encoder import SampleEncoder
+from duet.networks.sample_encoder import embed_samples
 from duet.networks.universal_meta_network import UniversalMetaNetwork
 
 
@@ -26,7 +27,7 @@ class CapacityMatchedNetwork(nn.Module):
     def __init__(self, backbone: BackboneConfig, generator: GeneratorSizes) -> None:
         super().__init__()
         self.meta = UniversalMetaNetwork(backbone)
-        self.encoder = SampleEncoder(backbone.width, generator.embedding_dim, dropout=generator.dropout)
+        self.encoder = build_encoder(backbone, generator)
         values = max(
             sum(segment.size for segment in head_segments(self.meta.table, head, generator.rank))
             for head in generator.heads
@@ -45,7 +46,7 @@ class CapacityMatchedNetwork(nn.Module):
 
         The arguments are those of ``DuetNetwork.condition``.
         """
-        states = self.meta.backbone.encode(items).flatten(0, 1)[positions]
-        embeddings = self.encoder(self.meta.backbone.embed(items)).flatten(0, 1)[positions]
+        states = device_states(self.meta.backbone, items, positions, exact=not self.training)
+        embeddings = embed_samples(self.encoder, self.meta.backbone, items).flatten(0, 1)[positions]
         others = [None] * (len(self.meta.table.layers) - 1)
         return states, [InputShift(self.perceptron(embeddings)), *others]

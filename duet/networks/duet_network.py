@@ -10,14 +10,17 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from duet.networks.backbones import BackboneConfig
+from duet.networks.device_states import device_states
 from duet.networks.dynamic_layer import LayerResidual
 from duet.networks.personalized_parameters_generator import Head, PersonalizedParametersGenerator
-from duet.networks.sample_encoder import SampleEncoder
+from duet.networks.sample_encoder import CloudEncoder, SampleEncoder, embed_samples
 from duet.networks.universal_meta_network import UniversalMetaNetwork
 from duet.protocol.layers import LayerTable
 
 RivalHead = Literal["scale-shift", "shift", "core"]
 """What the rivals generate in the place of residuals: FiLM, a concatenated embedding, APG."""
+
+EncoderName = Literal["head", "gru4rec", "sasrec"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class GeneratorSizes:
         decoders: Parallel decoders of the Stable Weight Adapter; 1 switches it off.
         dropout: Dropout in the sample encoder.
         core_rank: Side of the generated core of APG.
+        length: Longest sample T that it sees; that of the device model without it.
+        encoder: Which sample encoder (:mod:`duet.networks.sample_encoder`).
+        encoder_width: Width of the item vectors of an encoder that has its own.
+        encoder_blocks: Attention blocks or recurrent layers of such an encoder.
+        encoder_heads: Attention heads of ``sasrec``.
     """
 
     embedding_dim: int = 32
@@ -39,6 +47,31 @@ class GeneratorSizes:
     decoders: int = 3
     dropout: float = 0.0
     core_rank: int = 16
+    length: int | None = None
+    encoder: EncoderName = "head"
+    encoder_width: int = 64
+    encoder_blocks: int = 1
+    encoder_heads: int = 2
+
+
+def build_encoder(device: BackboneConfig, sizes: GeneratorSizes) -> SampleEncoder | CloudEncoder:
+    """Return a freshly initialised sample encoder.
+
+    Raises:
+        ValueError: If it cannot have these sizes.
+    """
+    if sizes.encoder == "head":
+        return SampleEncoder(device.width, sizes.embedding_dim, dropout=sizes.dropout)
+    own = BackboneConfig(
+        name=sizes.encoder,
+        item_count=device.item_count,
+        length=sizes.length or device.length,
+        width=sizes.encoder_width,
+        blocks=sizes.encoder_blocks,
+        heads=sizes.encoder_heads,
+        dropout=sizes.dropout,
+    )
+    return CloudEncoder(own, sizes.embedding_dim)
 
 
 @dataclass(frozen=True)
@@ -84,7 +117,7 @@ class DuetNetwork(nn.Module):
         super().__init__()
         self.sizes = generator
         self.meta = UniversalMetaNetwork(backbone)
-        self.encoder = SampleEncoder(backbone.width, generator.embedding_dim, dropout=generator.dropout)
+        self.encoder = build_encoder(backbone, generator)
         # a rival in its place has the same heads and the same call, which is all that training and ranking use
         self.generator = cast(PersonalizedParametersGenerator, generates(self.meta.table, generator))
 
@@ -95,8 +128,7 @@ class DuetNetwork(nn.Module):
 
     def embeddings(self, items: Tensor) -> Tensor:
         """Return the embedding of every prefix of samples ``[B, T]``: ``[B, T, D]``."""
-        embeddings: Tensor = self.encoder(self.meta.backbone.embed(items))
-        return embeddings
+        return embed_samples(self.encoder, self.meta.backbone, items)
 
     def residuals(self, embeddings: Tensor, served: Served) -> Sequence[LayerResidual] | None:
         """Return what is added to the shared classifier for embeddings ``[n, D]``; None for the shared one itself."""
@@ -119,7 +151,7 @@ class DuetNetwork(nn.Module):
         Returns:
             States ``[n, S]``, and the residuals of the dynamic layers, or None for the shared classifier.
         """
-        states = self.meta.backbone.encode(items).flatten(0, 1)[positions]
+        states = device_states(self.meta.backbone, items, positions, exact=not self.training)
         if served.head is None:
             return states, None
         length = items.shape[1]

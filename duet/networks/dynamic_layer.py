@@ -3,6 +3,7 @@
     low rank   y = x (W_n + left right)^T + b_n + shift
     full rank  y = x (W_n + residual)^T + b_n + shift
     rivals     see InputShift, film.py and apg.py
+    size       (|left right|^2 + |shift|^2) / |W_n|^2, which training may penalise
 
 A row may hold several inputs, ``x [n, C, K]`` (candidates of one device), which share its residual.
 
@@ -106,6 +107,28 @@ class DynamicClassifier(nn.Module):
         for index, layer in enumerate(self.layers):
             x = layer(x if index == 0 else between(x), None if residuals is None else residuals[index])
         return x
+
+    def delta_size(self, residuals: Residuals) -> Tensor:
+        """Return how large the generated part is beside the shared weights: the mean over rows and layers, a scalar.
+
+        The shared weights count as constant. What only shifts the input of a layer has no size.
+        """
+        sizes = [
+            _squares(residual).mean() / layer.weight.detach().square().sum()  # type: ignore[operator]
+            for layer, residual in zip(self.layers, residuals or (), strict=residuals is not None)
+            if isinstance(residual, LowRank | FullRank)
+        ]
+        return torch.stack(sizes).mean() if sizes else self.layers[0].weight.new_zeros(())  # type: ignore[operator]
+
+
+def _squares(residual: LowRank | FullRank) -> Tensor:
+    """Return the sum of the squares of all that is added to a layer's parameters, ``[n]``."""
+    if isinstance(residual, FullRank):
+        weight = residual.residual.square().sum((1, 2))
+    else:
+        # |left right|^2 of two factors is the sum of the products of their Gram matrices
+        weight = (residual.left @ residual.left.mT * (residual.right @ residual.right.mT)).sum((1, 2))
+    return weight + residual.shift.square().sum(1)
 
 
 def beside(values: Tensor, x: Tensor) -> Tensor:

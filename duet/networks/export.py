@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from duet.networks.duet_network import DuetNetwork
 from duet.networks.dynamic_layer import Between
+from duet.networks.sample_encoder import embed_samples
 from duet.networks.universal_meta_network import UniversalMetaNetwork
 from duet.protocol.device_model import (
     LAYERS_KEY,
@@ -34,6 +35,8 @@ _OUTPUT = "duet_output"
 
 def export_device_model(network: DuetNetwork, signature: Signature, vocabulary: Vocabulary) -> bytes:
     """Export what a device runs: sample ``[B, T]`` and the dynamic layers' parameters to scores ``[B, N]``.
+
+    The signature is the device model's own: its T may be shorter than that of a request.
 
     Every dynamic layer has two overridable initializers, ``dyn.<layer>.weight`` and ``dyn.<layer>.bias``, whose
     defaults are the shared parameters; the metadata are those of :mod:`duet.protocol.device_model`.
@@ -129,7 +132,7 @@ class _EncoderGraph(nn.Module):
         self.backbone, self.encoder = network.meta.backbone, network.encoder
 
     def forward(self, sample: Tensor) -> Tensor:
-        return _newest(self.encoder(self.backbone.embed(sample)), sample)
+        return _newest(embed_samples(self.encoder, self.backbone, sample), sample)
 
 
 def _newest(values: Tensor, sample: Tensor) -> Tensor:

@@ -20,6 +20,12 @@ from duet.protocol.layers import DynamicLayer, LayerTable
 SCORES = "scores"
 """Name of the graph's output, float32 ``[B, N]``."""
 
+GOLDEN_DEVICE_INPUT = "device.input."
+"""What the names of the device model's golden inputs start with, where it looks at less of a sample than is sent.
+
+Where it looks at all of it, they are those of the encoder, ``input.<name>``.
+"""
+
 LAYERS_KEY, SIGNATURE_KEY, VOCABULARY_KEY, SHARED_KEY = (
     "duet.layers",
     "duet.signature",

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from duet.networks.backbones import CLASSIFIERS, BackboneConfig, DotProductBackbone, build_backbone
-from duet.networks.duet_network import GeneratorSizes
+from duet.networks.duet_network import EncoderName, GeneratorSizes, build_encoder
 from duet.networks.personalized_parameters_generator import Head
 from duet.protocol.errors import InvalidData
 
@@ -42,7 +42,7 @@ class BackboneOptions(_Config):
     name: str = "sasrec"
     """Key of `duet.networks.backbones.BACKBONES`, or `cnn`, which classifies `digits`."""
     length: PositiveInt = 30
-    """Sample length T: how many recent items a device looks at and sends."""
+    """How many recent items a device looks at, and sends unless `generator.length` says otherwise."""
     width: PositiveInt = 32
     """Width of item vectors and of the classifier; channels of `cnn`."""
     blocks: PositiveInt = 2
@@ -68,6 +68,20 @@ class GeneratorOptions(_Config):
     """Dropout in the sample encoder while training."""
     core_rank: PositiveInt = 16
     """Side of the generated core, of `apg` only."""
+    length: PositiveInt | None = None
+    """Longest sample that is sent and that the generator sees; `backbone.length`, what the device looks at, if null."""
+    encoder: EncoderName = "head"
+    """`head`: the paper's, a GRU over the item vectors of the device. `gru4rec`, `sasrec`: with its own."""
+    encoder_width: PositiveInt = 64
+    """Width of the encoder's own item vectors; `head` has none."""
+    encoder_blocks: PositiveInt = 1
+    """Recurrent layers of the encoder `gru4rec`, attention blocks of `sasrec`."""
+    encoder_heads: PositiveInt = 2
+    """Attention heads of the encoder `sasrec`."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Of AdamW, for encoder and decoders; `optimisation.weight_decay` if null."""
+    delta_penalty: float = Field(default=0.0, ge=0)
+    """What is added to the loss where the generated part of every layer is as large as its shared weights."""
 
 
 class OptimisationOptions(_Config):
@@ -81,7 +95,7 @@ class OptimisationOptions(_Config):
     sampled_negatives: PositiveInt = 64
     """Sampled negatives per positive of the sampled softmax, shared by neighbouring positions."""
     batch_size: PositiveInt = 256
-    """Most windows a step."""
+    """Most windows a step, as if all had `backbone.length` items: of longer ones there are fewer."""
     least_steps: PositiveInt = 50
     """Smaller batches, down to 16 windows, where a log is too small for so many steps an epoch."""
     learning_rate: PositiveFloat = 1e-3
@@ -147,6 +161,7 @@ class TrainingConfig(_Config):
                 f"optimisation.loss must be sampled-softmax or binary where backbone.name is {self.backbone.name} "
                 "(set it first), got softmax"
             )
+        self._check_generator()
         if not self.generator.heads or len(set(self.generator.heads)) != len(self.generator.heads):
             raise ValueError(f"generator.heads must name each head once, got {list(self.generator.heads)}")
         if not all(self.fine_tuning.model_dump().values()):
@@ -155,13 +170,39 @@ class TrainingConfig(_Config):
             raise ValueError("model must not be fine-tuned where pictures are classified: devices have labelled none")
         return self
 
+    def _check_generator(self) -> None:
+        options = self.generator
+        if options.length is not None and options.length < self.backbone.length:
+            raise ValueError(
+                f"generator.length must be at least backbone.length, {self.backbone.length}, got {options.length}"
+            )
+        if self.task == "classification" and (
+            options.length not in (None, self.backbone.length) or options.encoder != "head"
+        ):
+            raise ValueError(
+                f"generator.length and generator.encoder are of backbones that rank items; leave them out for "
+                f"{self.backbone.name}"
+            )
+        try:
+            with torch.device("meta"):
+                build_encoder(self.backbone_sizes(item_count=1), self.generator_sizes())
+        except ValueError as error:
+            raise ValueError(f"generator.encoder: {error}") from error
+
+    @property
+    def sample_length(self) -> int:
+        """How many items or images a sample has, T: what the generator sees, which may be more than the device does."""
+        if self.model in ("static", "fine-tuned") or self.generator.length is None:
+            return self.backbone.length
+        return self.generator.length
+
     def backbone_sizes(self, item_count: int) -> BackboneConfig:
         """Return the backbone's sizes for a catalogue of ``item_count`` items."""
         return BackboneConfig(item_count=item_count, **self.backbone.model_dump())
 
     def generator_sizes(self) -> GeneratorSizes:
         """Return the generator's sizes."""
-        return GeneratorSizes(**self.generator.model_dump())
+        return GeneratorSizes(**self.generator.model_dump(exclude={"weight_decay", "delta_penalty"}))
 
     def with_max_epochs(self, epochs: int) -> "TrainingConfig":
         """Return the configuration with another bound on its epochs, which changes none of those before it."""

@@ -72,12 +72,7 @@ def _train(config: TrainingConfig, data: Data, task: Task, folder: Path, observe
     checkpoint.claim_data(folder, data)
     torch.manual_seed(config.seed)
     network = build_network(config, task.outputs)
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=config.optimisation.learning_rate,
-        weight_decay=config.optimisation.weight_decay,
-        fused=True,
-    )
+    optimizer = _optimizer(config, network)
     progress = Progress()
     if any((folder / name).exists() for name in (checkpoint.STATE, checkpoint.LAST)):
         progress = checkpoint.resume_last(folder, network, optimizer)
@@ -96,6 +91,19 @@ def _train(config: TrainingConfig, data: Data, task: Task, folder: Path, observe
                 scalars.add_scalar(f"validation_{task.metric}/{served}", value, epoch.epoch)
             observer.on_epoch(epoch, progress)
     return progress
+
+
+def _optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """Return an optimiser of one or two groups: the Universal Meta Network, and what generates or conditions."""
+    meta = {name: value for name, value in network.named_parameters() if name.startswith("meta.")}
+    others = [value for name, value in network.named_parameters() if name not in meta]
+    options, own = config.optimisation, config.generator.weight_decay
+    optimizer = torch.optim.AdamW(
+        meta.values(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+    )
+    if others:
+        optimizer.add_param_group({"params": others, "weight_decay": options.weight_decay if own is None else own})
+    return optimizer
 
 
 def _claim(folder: Path, config: TrainingConfig) -> None:
@@ -162,7 +170,9 @@ def _train_epoch(
     """Run one pass over all training positions; return mean loss, steps and positions."""
     options, number = config.optimisation, progress.epoch + 1
     inputs, targets = task.examples(number)
-    size = min(options.batch_size, max(SMALLEST_BATCH, len(inputs) // options.least_steps))
+    # as many positions a step whatever the length of a window
+    most = max(1, options.batch_size * config.backbone.length // config.sample_length)
+    size = min(most, max(SMALLEST_BATCH, len(inputs) // options.least_steps))
     steps = math.ceil(len(inputs) / size)
     choices = _served_choices(config, network, number, steps)
     torch.manual_seed(config.seed * 100_003 + number)
@@ -184,6 +194,7 @@ def _train_epoch(
             item_count=task.outputs,
             generator=negatives,
             lag=lag,
+            delta_penalty=config.generator.delta_penalty,
         )
         value = loss.item()
         if not math.isfinite(value):

@@ -32,6 +32,7 @@ def objective(
     item_count: int,
     generator: torch.Generator,
     lag: int = 0,
+    delta_penalty: float = 0.0,
 ) -> Tensor:
     """Return the mean loss over the trained positions of a batch.
 
@@ -44,10 +45,27 @@ def objective(
         item_count: Catalogue size N.
         generator: Source of the sampled negatives.
         lag: How many items old the generated parameters are.
+        delta_penalty: Weight of the size of what is generated (``DynamicClassifier.delta_size``).
     """
     positions = torch.nonzero(targets.flatten()).squeeze(1)
     positives = targets.flatten()[positions]
     states, residuals = network.condition(items, positions, served, lag=lag)
+    loss = _task_loss(network, states, residuals, positives, options, item_count=item_count, generator=generator)
+    if delta_penalty and residuals is not None:
+        loss = loss + delta_penalty * network.meta.classifier.delta_size(residuals)
+    return loss
+
+
+def _task_loss(
+    network: Ranker,
+    states: Tensor,
+    residuals: Residuals,
+    positives: Tensor,
+    options: OptimisationOptions,
+    *,
+    item_count: int,
+    generator: torch.Generator,
+) -> Tensor:
     if options.loss == "softmax":
         return network.meta.catalogue_loss(states, residuals, positives)
     if options.loss == "sampled-softmax":

@@ -48,13 +48,13 @@ class RankingTask:
 
     def examples(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Return the windows of an epoch and the items that come next, ``[W, T]`` each; see ``training_windows``."""
-        windows = training_windows(self._split, self._config.backbone.length, seed=self._config.seed, epoch=epoch)
+        windows = training_windows(self._split, self._config.sample_length, seed=self._config.seed, epoch=epoch)
         return torch.from_numpy(windows.inputs).long(), torch.from_numpy(windows.targets).long()
 
     def validate(self, network: nn.Module, served: Served) -> float:
         """Return the mean NDCG@10 of the validation items in the full catalogue."""
         if self._questions is None:
-            self._questions = ask(self._split, self._split.users, "validation", self._config.backbone.length)
+            self._questions = ask(self._split, self._split.users, "validation", self._config.sample_length)
         return float(rank(network, self._questions, served).ndcg().mean())
 
 

@@ -59,7 +59,7 @@ def demo(
     config = _config(data, quick=quick)
     interactions = load_data(config.data, seed=config.seed)
     split = split_of(config, interactions)
-    lives = _lives(split, 30 if quick else devices, length=config.backbone.length)
+    lives = _lives(split, 30 if quick else devices, length=config.sample_length)
     _empty(folder)
     console.print(
         f"[bold]1. Train[/] on {escape(interactions.name)}: {interactions.user_count:,} users, "
@@ -230,7 +230,7 @@ def _serve_and_visit(
         deliveries=deliveries,
         example=typical_gain(complete),
         ground_truth=ground_truth(
-            config.data.source, config.seed, [visit.moment for visit in complete], window=config.backbone.length
+            config.data.source, config.seed, [visit.moment for visit in complete], window=config.sample_length
         ),
     )
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from duet.networks.duet_network import Served
 from duet.networks.dynamic_layer import (
     DynamicClassifier,
     DynamicLinear,
@@ -12,6 +13,7 @@ from duet.networks.dynamic_layer import (
     split_rows,
 )
 from duet.protocol.layers import DynamicLayer, LayerTable
+from tests.duet.networks import lively
 
 ROWS, OUTPUTS, INPUTS, RANK = 6, 5, 3, 4
 
@@ -134,3 +136,23 @@ def test_a_classifier_puts_tanh_between_its_layers_and_none_after_the_last():
 
     torch.testing.assert_close(classifier(x), expected)
     assert hidden.bias.abs().sum() == 0
+
+
+def test_the_size_of_what_is_generated_is_relative_to_the_shared_weights():
+    network = lively.make()
+    classifier, embeddings = network.meta.classifier, torch.randn(4, lively.SIZES.embedding_dim)
+    for served in (Served("factors", 2), Served("full")):
+        residuals = network.residuals(embeddings, served)
+
+        size = classifier.delta_size(residuals)
+
+        expected = []
+        for layer, residual in zip(classifier.layers, residuals, strict=True):
+            delta = residual.left.mT @ residual.right if served.head == "factors" else residual.residual
+            whole = torch.cat([delta.flatten(1), residual.shift], dim=1)
+            expected.append(whole.square().sum(1).mean() / layer.weight.square().sum())
+        torch.testing.assert_close(size, torch.stack(expected).mean())
+        classifier.zero_grad()
+        size.backward()
+        assert all(layer.weight.grad is None for layer in classifier.layers)
+    assert classifier.delta_size(None) == classifier.delta_size([InputShift(torch.ones(4, 8)), None]) == 0

@@ -53,6 +53,15 @@ def test_an_empty_file_means_the_defaults(tmp_path):
         ("generator: {heads: [spectral]}", None, "generator.heads.0"),
         ("generator: {heads: []}", None, "generator.heads"),
         ("generator: {heads: [full, full]}", None, "generator.heads"),
+        ("generator: {length: 29}", None, "generator.length must be at least backbone.length, 30, got 29"),
+        ("generator: {encoder: transformer}", None, "generator.encoder"),
+        ("generator: {encoder: sasrec, encoder_width: 9}", None, "generator.encoder: Expected a width divisible"),
+        (
+            "backbone: {name: cnn, length: 8}\ngenerator: {length: 16}",
+            None,
+            "generator.length and generator.encoder are of backbones that rank items",
+        ),
+        ("backbone: {name: cnn}\ngenerator: {encoder: gru4rec}", None, "leave them out for cnn"),
         ("backbone: {width: 33, heads: 2}", None, "width divisible by the number of heads"),
         (
             "backbone: {name: transformer}",
@@ -78,6 +87,11 @@ def test_an_empty_file_means_the_defaults(tmp_path):
         *("unknown setting", "unknown section", "wrong type", "rank zero", "rank too large", "unknown head", "no head"),
         *(
             "same head twice",
+            "shorter than the device",
+            "unknown encoder",
+            "encoder width and heads",
+            "longer images",
+            "encoder of images",
             "width and heads",
             "unknown backbone",
             "no loss",
@@ -196,6 +210,21 @@ def test_a_width_that_only_attention_heads_would_have_to_divide_is_allowed_witho
     assert config.backbone.width == 33
 
 
+@pytest.mark.parametrize(
+    ("document", "length"),
+    [
+        ({}, 30),
+        ({"generator": {"length": 200}}, 200),
+        ({"generator": {"length": 200}, "model": "capacity-matched"}, 200),
+        ({"generator": {"length": 200}, "model": "static"}, 30),
+        ({"backbone": {"name": "cnn", "length": 8}, "generator": {"length": 8}}, 8),
+    ],
+    ids=str,
+)
+def test_a_sample_is_as_long_as_what_the_generator_sees_where_there_is_one(document, length):
+    assert TrainingConfig.model_validate(document).sample_length == length
+
+
 def test_reading_a_configuration_draws_no_random_number_and_leaves_the_default_device():
     torch.manual_seed(0)
     expected = torch.rand(3)
@@ -211,7 +240,10 @@ def test_reading_a_configuration_draws_no_random_number_and_leaves_the_default_d
 def test_configurations_are_frozen_and_every_setting_is_documented():
     with pytest.raises(ValueError, match="frozen"):
         TrainingConfig().seed = 1
-    for section in [TrainingConfig, *(type(getattr(TrainingConfig(), name)) for name in ("data", "backbone"))]:
+    for section in [
+        TrainingConfig,
+        *(type(getattr(TrainingConfig(), name)) for name in ("data", "backbone", "generator")),
+    ]:
         for name, field in section.model_fields.items():
             assert field.description or hasattr(field.annotation, "model_fields"), name
     assert all(field.description for field in OptimisationOptions.model_fields.values())
