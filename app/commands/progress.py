@@ -74,3 +74,5 @@ class TrainingProgress:
             highlight=False,
             soft_wrap=True,
         )
+        if progress.meta_epochs == epoch.epoch:
+            self._console.print("The Universal Meta Network is trained. From its best epoch on: the generator.")

@@ -21,7 +21,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
         rows = users.shape[0]
-        grad_users, grad_items = torch.empty_like(users), torch.zeros_like(items)
+        needs_items = ctx.needs_input_grad[1]
+        grad_users, grad_items = torch.empty_like(users), torch.zeros_like(items) if needs_items else None
         logits = users.new_empty(min(CHUNK, rows), items.shape[0])
         loss = users.new_zeros(())
         for start in range(0, rows, CHUNK):
@@ -34,7 +35,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             probabilities.div_(total)
             probabilities.scatter_add_(1, target, torch.full_like(own, -1.0))
             torch.mm(probabilities, items, out=grad_users[start : start + CHUNK])
-            grad_items.addmm_(probabilities.t(), chunk)
+            if grad_items is not None:
+                grad_items.addmm_(probabilities.t(), chunk)
         ctx.save_for_backward(grad_users, grad_items)
         ctx.rows = rows
         return loss / rows
@@ -44,7 +46,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         grad_users, grad_items = ctx.saved_tensors
         scale = gradient / ctx.rows
-        return grad_users * scale, grad_items * scale, None
+        return grad_users * scale, None if grad_items is None else grad_items * scale, None
 
 
 def catalogue_cross_entropy(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:

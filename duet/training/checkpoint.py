@@ -74,6 +74,8 @@ class Progress:
         best_value: Its validation metric.
         seconds: Training and validation time so far, over all starts.
         finished: Early stopping or the last epoch was reached.
+        meta_epochs: Epochs of the first stage of a staged run, once it is over.
+        meta_steps: Optimiser steps of it.
     """
 
     epoch: int = 0
@@ -82,6 +84,8 @@ class Progress:
     best_value: float = -1.0
     seconds: float = 0.0
     finished: bool = False
+    meta_epochs: int = 0
+    meta_steps: int = 0
 
 
 def write_atomically(path: Path, data: bytes) -> None:

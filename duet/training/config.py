@@ -15,6 +15,7 @@ from duet.protocol.errors import InvalidData
 
 Variant = Literal["static", "capacity-matched", "film", "concatenated", "apg", "fine-tuned", "duet"]
 Loss = Literal["softmax", "sampled-softmax", "binary"]
+Schedule = Literal["joint", "staged"]
 
 
 class _Config(BaseModel):
@@ -113,6 +114,11 @@ class OptimisationOptions(_Config):
     that are a few interactions old rank worse than the shared ones (docs/results.md)."""
     shared_share: float = Field(default=0.25, ge=0, le=1)
     """Share of a duet run's steps that train the shared classifier (rank 0: the Universal Meta Network's loss)."""
+    schedule: Schedule = "joint"
+    """`joint`: all in one. `staged`: the Universal Meta Network first, until validation stops improving, then the
+    generator; `max_epochs`, `patience` and the warm-up count for each."""
+    meta_learning_rate: float = Field(default=0.0, ge=0)
+    """Of the Universal Meta Network in the second stage, as a multiple of `learning_rate`; 0 freezes it."""
 
 
 class FineTuningOptions(_Config):
@@ -161,6 +167,8 @@ class TrainingConfig(_Config):
                 f"optimisation.loss must be sampled-softmax or binary where backbone.name is {self.backbone.name} "
                 "(set it first), got softmax"
             )
+        if self.optimisation.schedule == "staged" and self.model != "duet":
+            raise ValueError(f"optimisation.schedule staged is of model duet, which has two parts, got {self.model}")
         self._check_generator()
         if not self.generator.heads or len(set(self.generator.heads)) != len(self.generator.heads):
             raise ValueError(f"generator.heads must name each head once, got {list(self.generator.heads)}")

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from duet.networks.duet_network import SHARED, Served
 from duet.protocol.errors import DivergedTraining, UnusableRun
-from duet.training import checkpoint
+from duet.training import checkpoint, stages
 from duet.training.checkpoint import Epoch, Progress
 from duet.training.config import TrainingConfig
 from duet.training.networks import build_network
@@ -77,14 +77,21 @@ def _train(config: TrainingConfig, data: Data, task: Task, folder: Path, observe
     if any((folder / name).exists() for name in (checkpoint.STATE, checkpoint.LAST)):
         progress = checkpoint.resume_last(folder, network, optimizer)
         # more epochs may be asked for than before
-        progress = replace(progress, finished=_is_finished(config, progress.epoch, progress.best_epoch))
+        progress = replace(progress, finished=stages.is_over(config, progress))
     with SummaryWriter(str(folder / "tensorboard"), purge_step=progress.epoch + 1) as scalars:
         while not progress.finished:
+            first_of_two = stages.is_first_of_two(config, progress)
+            stages.prepare(config, progress, network)
             epoch, progress = _epoch(config, task, network, optimizer, progress, observer)
             if progress.best_epoch == epoch.epoch:
                 checkpoint.write_atomically(folder / checkpoint.BEST, save(network.state_dict()))
+            if first_of_two and stages.is_over(config, progress):
+                progress = stages.begin_second(folder, network, optimizer, progress)
             checkpoint.record_epoch(folder, epoch)
             checkpoint.save_last(folder, network, optimizer, progress)
+            if progress.meta_epochs == progress.epoch:
+                # its generator has not been trained: not to be taken for the best of the run
+                (folder / checkpoint.BEST).unlink()
             scalars.add_scalar("loss/train", epoch.loss, epoch.epoch)
             scalars.add_scalar("speed/positions_per_s", epoch.positions / epoch.train_s, epoch.epoch)
             for served, value in epoch.validation.items():
@@ -133,7 +140,7 @@ def _epoch(
     started = time.perf_counter()
     loss, steps, positions = _train_epoch(config, task, network, optimizer, progress, observer)
     trained = time.perf_counter()
-    served: tuple[Served, ...] = network.served  # type: ignore[assignment]
+    served = stages.trained(config, progress, network.served)  # type: ignore[arg-type]
     validation = {
         str(parameters): task.validate(network, parameters) for parameters in dict.fromkeys((*served, SHARED))
     }
@@ -149,14 +156,9 @@ def _epoch(
         best_epoch=best_epoch,
         best_value=value if better else progress.best_value,
         seconds=progress.seconds + finished - started,
-        finished=_is_finished(config, number, best_epoch),
     )
-    return epoch, after
-
-
-def _is_finished(config: TrainingConfig, epoch: int, best_epoch: int) -> bool:
-    options = config.optimisation
-    return epoch >= options.max_epochs or epoch - best_epoch >= options.patience
+    is_last = not stages.is_first_of_two(config, progress) and stages.is_over(config, after)
+    return epoch, replace(after, finished=is_last)
 
 
 def _train_epoch(
@@ -174,15 +176,17 @@ def _train_epoch(
     most = max(1, options.batch_size * config.backbone.length // config.sample_length)
     size = min(most, max(SMALLEST_BATCH, len(inputs) // options.least_steps))
     steps = math.ceil(len(inputs) / size)
-    choices = _served_choices(config, network, number, steps)
+    choices = _served_choices(config, network, progress, steps)
+    rates = stages.learning_rates(config, progress)
     torch.manual_seed(config.seed * 100_003 + number)
     negatives = torch.Generator().manual_seed(config.seed * 100_003 + number)
     network.train()
     total = 0.0
     for index in range(steps):
         rows = slice(index * size, (index + 1) * size)
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * min(1.0, (progress.step + index + 1) / WARM_UP_STEPS)
+        warmth = min(1.0, (progress.step - progress.meta_steps + index + 1) / WARM_UP_STEPS)
+        for group, rate in zip(optimizer.param_groups, rates, strict=False):
+            group["lr"] = rate * warmth
         optimizer.zero_grad(set_to_none=True)
         served, lag = next(choices)
         loss = objective(
@@ -210,16 +214,19 @@ def _train_epoch(
     return total / steps, steps, int((targets != 0).sum())
 
 
-def _served_choices(config: TrainingConfig, network: nn.Module, epoch: int, steps: int) -> Iterator[tuple[Served, int]]:
+def _served_choices(
+    config: TrainingConfig, network: nn.Module, progress: Progress, steps: int
+) -> Iterator[tuple[Served, int]]:
     """Draw what the devices hold in each step: shared, or a head; factors of the full rank or, half the time, fewer.
 
     The random truncation is what makes the factors nested. With each choice comes the age of the parameters in items.
     """
-    served: tuple[Served, ...] = network.served  # type: ignore[assignment]
-    rng = np.random.default_rng([config.seed, epoch, 1])
+    served = stages.trained(config, progress, network.served)  # type: ignore[arg-type]
+    shared_share = stages.shared_share(config, progress)
+    rng = np.random.default_rng([config.seed, progress.epoch + 1, 1])
     for _ in range(steps):
         choice = served[int(rng.integers(len(served)))]
-        if choice.head is not None and rng.random() < config.optimisation.shared_share:
+        if choice.head is not None and rng.random() < shared_share:
             choice = SHARED
         if choice.head == "factors" and choice.rank > 1 and rng.random() < 0.5:
             choice = Served("factors", int(rng.integers(1, choice.rank)))

@@ -70,3 +70,15 @@ def test_a_logit_that_is_not_a_number_is_not_hidden():
         users[1, 0] = torch.nan
 
     assert catalogue_cross_entropy(users, items, targets).isnan()
+
+
+def test_items_that_are_frozen_get_no_gradient_and_users_the_same():
+    users, items, targets = _operands(CHUNK + 3)
+    (expected,) = torch.autograd.grad(catalogue_cross_entropy(users, items, targets), users)
+
+    loss = catalogue_cross_entropy(users, items.detach(), targets)
+    saved = loss.grad_fn.saved_tensors
+    loss.backward()
+
+    assert torch.equal(users.grad, expected)
+    assert saved[1] is None
