@@ -62,13 +62,21 @@ class Variant:
         """Return the same runs under another condition."""
         return Variant(self.name, condition, self.records)
 
+    def only(self, seeds: Sequence[int]) -> "Variant":
+        """Return the runs of some of the seeds."""
+        return Variant(self.name, self.condition, tuple(record for record in self.records if record.seed in seeds))
+
+    def by_user(self, metric: str) -> NDArray[np.float64]:
+        """Return the value of every user, ``[U]``, seeds averaged that ask the same users."""
+        return _over_users([(record, record.values(self.condition, metric)) for record in self.records])
+
     def means(self, metric: str) -> list[float]:
         """Return the mean over users of each seed."""
         return [float(record.values(self.condition, metric).mean()) for record in self.records]
 
     def interval(self, metric: str) -> Interval:
         """Return the mean and its interval over users."""
-        return mean_interval(_over_users([(r, r.values(self.condition, metric)) for r in self.records]))
+        return mean_interval(self.by_user(metric))
 
     def minus(self, other: "Variant", metric: str, *, group: str | None = None) -> Interval | None:
         """Return the mean difference to another variant, paired by seed and user, with its interval over users.

@@ -129,6 +129,7 @@ def _training(folder: Path) -> Training:
         best_epoch=progress.best_epoch,
         positions_per_s=round(median(epoch.positions / epoch.train_s for epoch in history), 1) if history else 0.0,
         history=tuple(round(epoch.value, 6) for epoch in history),
+        meta_epochs=progress.meta_epochs,
     )
 
 

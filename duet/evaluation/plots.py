@@ -1,24 +1,31 @@
 """Plots of a grid as SVG files, equal bytes for equal records: what an update buys, and whose parameters they are."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from duet.evaluation.comparison import Interval, Variant, baseline_of
 from duet.evaluation.cost_tables import cost_of
+from duet.evaluation.plot_style import (
+    COLOURS,
+    HALO,
+    INK,
+    MUTED,
+    clean,
+    draw_point,
+    label_ends,
+    new_figure,
+    signed,
+    to_svg,
+    write_title,
+)
 from duet.evaluation.record import INT8, OWN
 from duet.training.checkpoint import write_atomically
 
 METRIC, METRIC_NAME = "ndcg@10", "NDCG@10"
-INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BASELINES = {"static": MUTED, "capacity-matched": "#4a5568"}
-COLOURS = ("#2680c2", "#c65d21", "#3a9d6e", "#8719e0", "#b5179e", "#8a6d00")
-HALO = [withStroke(linewidth=3, foreground="white")]
 BARS = {
     OWN: "own, now",
     "stale-5": "own, 5 interactions ago",
@@ -52,7 +59,7 @@ def draw(variants: Mapping[str, Variant], folder: Path, *, subtitle: str) -> dic
     for name, (text, plot) in plots.items():
         figure = plot(variants, subtitle)
         if figure is not None:
-            write_atomically(folder / name, _svg(figure))
+            write_atomically(folder / name, to_svg(figure))
             drawn[name] = text
     return drawn
 
@@ -62,7 +69,9 @@ def plot_bytes(variants: Mapping[str, Variant], subtitle: str) -> Figure | None:
     static = baseline_of(variants, "static")
     if static is None or not _generating(variants):
         return None
-    figure, axes = _figure("What an update buys", f"{subtitle}; paired difference to static, 95 % interval over users")
+    figure, axes = new_figure(
+        "What an update buys", f"{subtitle}; paired difference to static, 95 % interval over users"
+    )
     ends: list[tuple[float, str, str]] = [(0.0, "static", BASELINES["static"])]
     axes.axhline(0, color=BASELINES["static"], lw=1)
     for name, variant in variants.items():
@@ -78,10 +87,10 @@ def plot_bytes(variants: Mapping[str, Variant], subtitle: str) -> Figure | None:
         _ladder(axes, name, _by_bytes(variant, static), _colours(variants)[name])
     axes.set_xlabel("kB per update (float32 unless named); hollow: the shared classifier, before any update")
     axes.set_ylabel(f"gain in {METRIC_NAME}")
-    axes.yaxis.set_major_formatter(_signed)
+    axes.yaxis.set_major_formatter(signed)
     right = axes.get_xlim()[1]
     axes.set_xlim(-0.03 * right, 1.32 * right)
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
     return figure
 
 
@@ -94,7 +103,7 @@ def _ladder(axes: Axes, name: str, points: Sequence[tuple[float, Interval, str]]
     ]
     axes.plot([size for size, _ in ranks], [mean for _, mean in ranks], color=colour, lw=1, alpha=0.5)
     for size, difference, condition in points:
-        _point(axes, size, difference, colour, hollow=condition == "shared")
+        draw_point(axes, size, difference, colour, hollow=condition == "shared")
         if condition == points[-1][2]:
             text, place, offset, align = f"{name}, {size:.1f} kB", difference[0], (8, -3), "left"
         elif condition != "shared":
@@ -133,7 +142,7 @@ def plot_swaps(variants: Mapping[str, Variant], subtitle: str) -> Figure | None:
         return None
     figure = Figure(figsize=(7.2, 0.9 + 1.8 * len(generating)), layout="constrained")
     panels = figure.subplots(len(generating), 1, sharex=True, squeeze=False)[:, 0]
-    _title(figure, "Whose parameters?")
+    write_title(figure, "Whose parameters?")
     figure.supxlabel(
         f"{METRIC_NAME}, {subtitle}; signed: paired difference to own, with its 95 % interval over users",
         x=0.01,
@@ -160,11 +169,11 @@ def _bars(axes: Axes, variant: Variant, colour: str) -> None:
         if difference is not None:
             low, high = (mean - difference[0] + limit for limit in difference[1:])
             axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color=INK, lw=1, capsize=3)
-            label, end = f"{mean:.4f}   {_signed(difference[0])}", max(high, mean)
+            label, end = f"{mean:.4f}   {signed(difference[0])}", max(high, mean)
         axes.annotate(label, (end, place), xytext=(5, 0), textcoords="offset points", va="center", color=INK)
     axes.set_yticks(range(len(there)), [BARS[name] for name in there])
     axes.invert_yaxis()
-    _clean(axes)
+    clean(axes)
     axes.grid(visible=False)
     axes.tick_params(left=False, bottom=False, labelbottom=False)
     axes.spines[["bottom", "left"]].set_visible(False)
@@ -172,7 +181,7 @@ def _bars(axes: Axes, variant: Variant, colour: str) -> None:
 
 def plot_staleness(variants: Mapping[str, Variant], subtitle: str) -> Figure | None:
     """Draw quality against the age of the parameters, beside what the shared ones of the same run give."""
-    figure, axes = _figure(
+    figure, axes = new_figure(
         "How long do parameters stay good?", f"{subtitle}; band: 95 % interval of the difference to fresh ones"
     )
     ends: list[tuple[float, str, str]] = []
@@ -200,7 +209,7 @@ def plot_staleness(variants: Mapping[str, Variant], subtitle: str) -> Figure | N
     axes.set_xticks(sorted({0, *marks}))
     axes.set_xlabel("age of the parameters, in interactions of their user")
     axes.set_ylabel(METRIC_NAME)
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
     return figure
 
 
@@ -211,7 +220,7 @@ def plot_costs(variants: Mapping[str, Variant], subtitle: str) -> Figure | None:
     known = {name: (variant, cost) for name, (variant, cost) in found.items() if cost is not None}
     if static is None or not any(variant.model == "fine-tuned" for variant, _ in known.values()):
         return None
-    figure, axes = _figure("What do parameters of one's own cost?", f"{subtitle}; full: alone, hollow: many at once")
+    figure, axes = new_figure("What do parameters of one's own cost?", f"{subtitle}; full: alone, hollow: many at once")
     axes.axhline(0, color=BASELINES["static"], lw=1)
     ends: list[tuple[float, str, str]] = [(0.0, "static", BASELINES["static"])]
     for name, (variant, cost) in known.items():
@@ -221,26 +230,31 @@ def plot_costs(variants: Mapping[str, Variant], subtitle: str) -> Figure | None:
         times = [cost.one_ms] if cost.batched_ms is None else [cost.one_ms, cost.batched_ms]
         axes.plot(times, [difference[0]] * len(times), color=colour, lw=1, alpha=0.5)
         for place, time_ms in enumerate(times):
-            _point(axes, time_ms, difference, colour, hollow=place > 0)
+            draw_point(axes, time_ms, difference, colour, hollow=place > 0)
         ends.append((difference[0], name, colour))
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds a device, one thread")
     axes.set_ylabel(f"gain in {METRIC_NAME}")
-    axes.yaxis.set_major_formatter(_signed)
-    _label_ends(axes, ends)
+    axes.yaxis.set_major_formatter(signed)
+    label_ends(axes, ends)
     return figure
 
 
 def plot_training(variants: Mapping[str, Variant], subtitle: str) -> Figure | None:
     """Draw what selection looked at, a line a seed, with the epoch that was chosen."""
-    figure, axes = _figure("Training", f"{subtitle}; a line a seed, the dot is the epoch that was chosen")
+    is_staged = any(record.training.meta_epochs for variant in variants.values() for record in variant.records)
+    dotted = ", dotted: nothing generated yet" * is_staged
+    figure, axes = new_figure("Training", f"{subtitle}; a line a seed, the dot is the epoch that was chosen{dotted}")
     ends: list[tuple[float, str, str]] = []
     for name, variant in variants.items():
         colour = _colours(variants)[name]
         histories = [record.training.history for record in variant.records if record.training.history]
         for record in variant.records:
             history, best = record.training.history, record.training.best_epoch
-            axes.plot(range(1, len(history) + 1), history, color=colour, lw=1, alpha=0.75)
+            # the first stage of a staged run, where nothing is generated yet, is dotted
+            meta = record.training.meta_epochs
+            axes.plot(range(1, meta + 1), history[:meta], color=colour, lw=1, alpha=0.75, ls=":")
+            axes.plot(range(meta + 1, len(history) + 1), history[meta:], color=colour, lw=1, alpha=0.75)
             if 0 < best <= len(history):
                 axes.plot(best, history[best - 1], "o", color=colour, ms=5)
         if histories:
@@ -252,7 +266,7 @@ def plot_training(variants: Mapping[str, Variant], subtitle: str) -> Figure | No
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"validation {METRIC_NAME}")
     axes.set_ylim(bottom=axes.get_ylim()[1] / 2)
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
     return figure
 
 
@@ -270,79 +284,3 @@ def _colours(variants: Mapping[str, Variant]) -> dict[str, str]:
 def _mean(variant: Variant) -> float:
     means = variant.means(METRIC)
     return sum(means) / len(means)
-
-
-def _figure(title: str, subtitle: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    _title(figure, title)
-    axes = figure.subplots()
-    axes.set_title(subtitle, loc="left", fontsize=9, color=MUTED)
-    _clean(axes)
-    return figure, axes
-
-
-def _title(figure: Figure, text: str) -> None:
-    figure.suptitle(text, x=0.01, ha="left", fontsize=12, weight="bold", color=INK)
-
-
-def _clean(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["bottom", "left"]].set_color(MUTED)
-    axes.tick_params(colors=INK, length=3)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    axes.grid(axis="y", color=GRID, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.margins(y=0.08)
-
-
-def _point(axes: Axes, x: float, interval: Interval, colour: str, *, hollow: bool) -> None:
-    mean, low, high = interval
-    axes.errorbar(
-        x,
-        mean,
-        yerr=[[max(mean - low, 0)], [max(high - mean, 0)]],
-        fmt="o",
-        ms=6,
-        color=colour,
-        mfc="white" if hollow else colour,
-        elinewidth=1.2,
-        capsize=3,
-    )
-
-
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write names at the right of the plot, at their heights as far as they do not overlap."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high)
-    ordered = sorted(ends)
-    rooms = [0.065 * (text.count("\n") + 1) for _, text, _ in ordered]
-    heights = [(value - low) / (high - low) for value, _, _ in ordered]
-    for place in range(1, len(ordered)):
-        heights[place] = max(heights[place], heights[place - 1] + (rooms[place - 1] + rooms[place]) / 2)
-    ceiling = 1.03
-    for place in reversed(range(len(ordered))):
-        heights[place] = min(heights[place], ceiling - rooms[place] / 2)
-        ceiling = heights[place] - rooms[place] / 2
-    for (_, text, colour), height in zip(ordered, heights, strict=True):
-        axes.annotate(
-            text,
-            (1, height),
-            xytext=(6, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            va="center",
-            color=colour,
-        )
-
-
-def _signed(value: float, _position: float = 0) -> str:
-    return f"{value:+.4f}".replace("-", "−")
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    # the salt makes the names of clip paths, and with the date left out the whole file, the same every time
-    with matplotlib.rc_context({"svg.hashsalt": "duet", "svg.fonttype": "path", "font.size": 9}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()

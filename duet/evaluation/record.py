@@ -70,6 +70,8 @@ class Training(_Part):
     """Median training speed over the epochs."""
     history: tuple[float, ...]
     """What selection looked at after each epoch: validation NDCG@10, full catalogue."""
+    meta_epochs: int = Field(default=0, ge=0)
+    """The first of them, in which a staged run trained the Universal Meta Network alone."""
 
 
 class Sizes(_Part):

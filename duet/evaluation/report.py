@@ -21,10 +21,13 @@ from duet.evaluation.comparison import (
     with_deviation,
     with_interval,
 )
+from duet.evaluation.convergence import converge
 from duet.evaluation.cost_tables import COST_READING, choice_lines, cost_table, latency_table
 from duet.evaluation.grid import OUTLINE, read_outline
 from duet.evaluation.plots import draw
 from duet.evaluation.record import INT8, OWN, RunRecord, read_record
+from duet.evaluation.size_plots import draw_sizes
+from duet.evaluation.size_sweep import device_bytes, needed
 from duet.protocol.errors import InvalidData
 from duet.training.checkpoint import write_atomically
 
@@ -35,6 +38,15 @@ READING = (
     "over users."
 )
 COLD_READING = "More differences to `static`; *cold*: the quarter of the users with the fewest interactions."
+SIZE_READING = (
+    "How many times the bytes of the device model a static one needs to rank as well: interpolated between the sizes "
+    "that were run, linear in the logarithm of bytes, with the 95 % interval over users. What training again would "
+    "change is not in it."
+)
+CONVERGENCE_READING = (
+    "*Target*: 95 % of the lowest best validation value of these. *Roughness*: root mean square of the change of "
+    "validation from one epoch to the next, from the target on. Means over seeds."
+)
 SWAP_READING = (
     "With parameters of this user now (*own*), of some interactions ago (*stale*; the device's sample is the newest), "
     "of the mean embedding, and of another user (*swapped*). Δ to own."
@@ -158,12 +170,17 @@ def _section(grid: GridResults, folder: Path, base: Path) -> str:
 
 def _family(variants: Mapping[str, Variant], folder: Path, base: Path, subtitle: str) -> str:
     """Return the tables of one backbone, and write its plots."""
-    plots = draw(variants, folder, subtitle=subtitle)
+    plots = draw(variants, folder, subtitle=subtitle) | draw_sizes(variants, folder, subtitle=subtitle)
     place = os.path.relpath(folder, base).replace(os.sep, "/")
     images = {name: f"![{text}]({place}/{name})" for name, text in plots.items()}
     parts = [main_table(variants), images.pop("quality-by-bytes.svg", ""), COLD_READING, difference_table(variants)]
-    swaps, costs = swap_table(variants), cost_table(variants)
-    parts += [SWAP_READING, swaps] if swaps else []
+    for reading, table in (
+        (SIZE_READING, size_table(variants)),
+        (CONVERGENCE_READING, convergence_table(variants)),
+        (SWAP_READING, swap_table(variants)),
+    ):
+        parts += [reading, table] if table else []
+    costs = cost_table(variants)
     if costs:
         parts += [COST_READING, choice_lines(variants), costs, latency_table(variants)]
         parts.append(images.pop("time-per-device.svg", ""))
@@ -212,6 +229,39 @@ def difference_table(variants: Mapping[str, Variant]) -> str:
         if variant.model != "static"
     ]
     return _table(["variant", "Δ HR@10", "Δ UAUC", "Δ 1+99 NDCG@10", "Δ NDCG@10, cold"], rows)
+
+
+def size_table(variants: Mapping[str, Variant]) -> str:
+    """Return how many times the bytes a static model needs; empty unless static models of several sizes were run."""
+    rows = [
+        [
+            found.variant.name,
+            f"{device_bytes(found.variant):,}",
+            _mean(found.variant, "ndcg@10"),
+            str(found),
+        ]
+        for found in needed(variants, "ndcg@10")
+    ]
+    return _table(["variant", "device model, bytes", "NDCG@10", "a static model needs, times"], rows) if rows else ""
+
+
+def convergence_table(variants: Mapping[str, Variant]) -> str:
+    """Return how fast and steadily variants learn; empty unless they differ in the decoders of the adapter."""
+    found = converge(variants)
+    decoders = {each.variant.name: each.variant.records[0].config.generator.decoders for each in found}
+    if len(set(decoders.values())) < 2:
+        return ""
+    rows = [
+        [
+            each.variant.name,
+            str(decoders[each.variant.name]),
+            f"{each.best:.4f}",
+            f"{each.epochs:.1f}",
+            f"{each.roughness:.4f}",
+        ]
+        for each in found
+    ]
+    return _table(["variant", "decoders", "best validation NDCG@10", "epochs to the target", "roughness"], rows)
 
 
 def swap_table(variants: Mapping[str, Variant]) -> str:

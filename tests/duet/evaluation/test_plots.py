@@ -89,6 +89,18 @@ def test_the_chosen_epoch_of_every_seed_is_marked(variants):
     assert "static\nbest at 4 to 5" in texts(figure)
 
 
+def test_the_first_stage_of_a_staged_run_is_dotted():
+    training = made_up().training.model_copy(update={"meta_epochs": 2})
+    figure = plot_training(group_runs([made_up_duet(training=training)]), SUBTITLE)
+
+    styles = {
+        tuple(line.get_xdata()): line.get_linestyle() for line in figure.axes[0].lines if len(line.get_xdata()) > 1
+    }
+
+    assert styles == {(1, 2): ":", (3, 4, 5): "-"}
+    assert any("dotted: nothing generated yet" in text for text in texts(figure))
+
+
 @pytest.mark.parametrize(
     ("runs", "left_out"),
     [

@@ -8,7 +8,9 @@ import pytest
 from duet.evaluation.record import write_record
 from duet.evaluation.report import place_section, write_report
 from duet.protocol.errors import InvalidData, UnusableRun
+from duet.training.config import TrainingConfig
 from tests.duet.evaluation.records import made_up, made_up_duet
+from tests.duet.evaluation.sweeps import size_sweep
 
 VARIANTS = ["static", "duet-r4", "capacity-matched"]
 
@@ -71,6 +73,40 @@ def test_the_swap_table_compares_with_own_parameters_from_best_to_worst(tmp_path
     assert [row[1] for row in swaps[2:]] == ["own", "stale-1", "stale-5", "mean", "swapped", "shared"]
     assert swaps[2][4:] == ["–", "–"]
     assert all(row[5].startswith("-") for row in swaps[3:])
+
+
+def test_a_sweep_of_sizes_says_how_many_times_the_bytes_a_static_model_needs(tmp_path):
+    variants = size_sweep(1.5)
+    for variant in variants.values():
+        for run in variant.records:
+            write_record(tmp_path / "results" / "paper", run)
+    outline = {"seeds": [0, 1], "variants": list(variants)}
+    (tmp_path / "results" / "paper" / "grid.json").write_text(json.dumps(outline))
+
+    write_report(tmp_path / "results", tmp_path / "report.md")
+
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    (sizes,) = [table for table in tables(text) if table[0][-1].startswith("a static model needs")]
+    assert sizes[2][:2] == ["duet-d16", "64,000"]
+    assert sizes[2][3].startswith("2.0 [")
+    assert "(results/paper/plots/quality-by-model-bytes.svg)" in text
+
+
+def test_decoders_are_compared_where_they_differ_only(tmp_path):
+    for name, decoders in (("one", 1), ("three", 3)):
+        config = TrainingConfig.model_validate({"generator": {"decoders": decoders}})
+        write_record(tmp_path / "results" / "paper", made_up_duet(name, config=config))
+    outline = {"seeds": [0], "variants": ["one", "three"]}
+    (tmp_path / "results" / "paper" / "grid.json").write_text(json.dumps(outline))
+
+    write_report(tmp_path / "results", tmp_path / "report.md")
+
+    (table,) = [t for t in tables((tmp_path / "report.md").read_text()) if t[0][1] == "decoders"]
+    # the best of 0.1, 0.15, 0.2, 0.22, 0.21 is 0.22, reached within 5 % in the fourth epoch
+    assert table[2:] == [
+        ["one", "1", "0.2200", "4.0", "0.0100"],
+        ["three", "3", "0.2200", "4.0", "0.0100"],
+    ]
 
 
 def test_plots_are_linked_from_where_the_document_lies(tmp_path):
