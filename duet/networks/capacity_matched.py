@@ -5,7 +5,7 @@
 What the perceptron shifts is the input of the classifier: the state, where the classifier sees only that, target and
 attended history together, where it sees both. Its hidden width is chosen so that it holds as many parameters as the
 generator's folded decoders. It answers whether a gain of DUET comes from generating parameters or merely from having
-more of them.
+more of them; where the generator sees more than the device, from generating or merely from knowing more.
 """
 
 from torch import Tensor, nn

@@ -212,51 +212,6 @@ def test_training_stops_when_validation_no_longer_improves(config, tiny_interact
     assert progress.epoch == progress.best_epoch + 2 < 50
 
 
-def test_every_interaction_is_trained_and_ranked_where_samples_are_longer_than_the_device(
-    config, tiny_interactions, tmp_path
-):
-    config = changed(config, **LONGER, optimisation__max_epochs=1)
-    train(config, tiny_interactions, tmp_path)
-    network = build_network(config, tiny_interactions.item_count)
-    checkpoint.load_best(tmp_path, network)
-    split = split_of(config, tiny_interactions)
-    questions = ask(split, split.users, "validation", 11)
-
-    (entry,) = history(tmp_path)
-
-    assert entry["positions"] == int((split.train_lengths - 1).clip(0).sum())
-    assert entry["validation"]["full"] == float(rank(network, questions, network.served[1]).ndcg().mean())
-
-
-def test_the_generator_may_have_a_weight_decay_of_its_own(config, tiny_interactions, tmp_path):
-    norms = {}
-    for decay in (None, 50.0):
-        one = changed(config, optimisation__max_epochs=1, generator__weight_decay=decay)
-        train(one, tiny_interactions, tmp_path / str(decay))
-        weights = load_file(tmp_path / str(decay) / "last.safetensors")
-        names = ("generator.decoders.full.0.candidates", "meta.backbone.items.weight")
-        norms[decay] = [float(weights[f"network.{name}"].norm()) for name in names]
-
-    assert norms[50.0][0] < 0.7 * norms[None][0]
-    assert norms[50.0][1] == pytest.approx(norms[None][1], rel=0.02)
-
-
-def test_a_penalty_makes_what_is_generated_smaller(config, tiny_interactions, tmp_path):
-    sizes = {}
-    for penalty in (0.0, 100.0):
-        one = changed(config, generator__delta_penalty=penalty)
-        train(one, tiny_interactions, tmp_path / str(penalty))
-        network = build_network(one, tiny_interactions.item_count).eval()
-        checkpoint.load_best(tmp_path / str(penalty), network)
-        split = split_of(one, tiny_interactions)
-        samples = torch.from_numpy(ask(split, split.users, "validation", one.sample_length).samples)
-        with torch.no_grad():
-            residuals = network.residuals(network.embeddings(samples)[:, 0], network.served[1])
-            sizes[penalty] = float(network.meta.classifier.delta_size(residuals))
-
-    assert 0 < sizes[100.0] < 0.2 * sizes[0.0]
-
-
 def test_test_items_and_unseen_users_change_nothing(config, tiny_interactions, uninterrupted, tmp_path):
     split = leave_one_out(tiny_interactions, unseen_share=config.data.unseen_share, seed=config.seed)
     items = tiny_interactions.items.copy()
