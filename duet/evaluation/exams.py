@@ -77,13 +77,16 @@ class RankingExam:
 
     task, metric = "ranking", "ndcg@10"
 
-    def __init__(self, split: LeaveOneOut, users: NDArray[np.int64], length: int, *, device_length: int) -> None:
-        self._split, self._users, self._length, self._device_length = split, users, length, device_length
+    def __init__(
+        self, split: LeaveOneOut, users: NDArray[np.int64], length: int, *, device_length: int | None = None
+    ) -> None:
+        self._split, self._users, self._length = split, users, length
+        self._device_length = length if device_length is None else device_length
         data = split.interactions
         item_type = "integer" if all(isinstance(raw, int) for raw in data.item_ids) else "string"
         most = max(MAX_SAMPLE_ITEMS, length)
         self.signature: Signature = SequenceSignature(length, most, item_type)
-        self.device_signature: Signature = SequenceSignature(device_length, most, item_type)
+        self.device_signature: Signature = SequenceSignature(self._device_length, most, item_type)
         self.vocabulary = Vocabulary(data.item_ids, data.titles)
         self.facts: Mapping[str, Json] = {
             "users": data.user_count,

@@ -25,7 +25,8 @@ def device_states(backbone: Backbone, items: Tensor, positions: Tensor, *, exact
         exact: Whether to see what a device would. It makes no difference where T is at most L.
     """
     length, longest = items.shape[1], backbone.config.length
-    if length <= longest:
+    # the state of an image is of that image alone
+    if length <= longest or items.dim() > 2:
         return backbone.encode(items).flatten(0, 1)[positions]
     rows, columns = positions // length, positions % length
     if exact:

@@ -96,7 +96,7 @@ class OptimisationOptions(_Config):
     sampled_negatives: PositiveInt = 64
     """Sampled negatives per positive of the sampled softmax, shared by neighbouring positions."""
     batch_size: PositiveInt = 256
-    """Most windows a step, as if all had `backbone.length` items: of longer ones there are fewer."""
+    """Most windows a step; of those that hold more than `backbone.length` items, as many fewer."""
     least_steps: PositiveInt = 50
     """Smaller batches, down to 16 windows, where a log is too small for so many steps an epoch."""
     learning_rate: PositiveFloat = 1e-3

@@ -172,8 +172,9 @@ def _train_epoch(
     """Run one pass over all training positions; return mean loss, steps and positions."""
     options, number = config.optimisation, progress.epoch + 1
     inputs, targets = task.examples(number)
-    # as many positions a step whatever the length of a window
-    most = max(1, options.batch_size * config.backbone.length // config.sample_length)
+    positions, usual = int((targets != 0).sum()), config.backbone.length
+    # as many positions a step whatever the length of a window, which in a long one are mostly padding
+    most = max(1, int(options.batch_size * usual / max(usual, positions / len(inputs))))
     size = min(most, max(SMALLEST_BATCH, len(inputs) // options.least_steps))
     steps = math.ceil(len(inputs) / size)
     choices = _served_choices(config, network, progress, steps)
@@ -211,7 +212,7 @@ def _train_epoch(
     if not all(parameter.isfinite().all() for parameter in network.parameters()):
         # the last step broke what the next one would have found out, after the checkpoint
         raise DivergedTraining(step=progress.step + steps, loss=math.nan)
-    return total / steps, steps, int((targets != 0).sum())
+    return total / steps, steps, positions
 
 
 def _served_choices(

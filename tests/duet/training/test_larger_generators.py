@@ -35,6 +35,17 @@ def test_every_interaction_is_trained_and_ranked_where_samples_are_longer_than_t
     assert entry["validation"]["full"] == float(rank(network, questions, Served("full")).ndcg().mean())
 
 
+def test_a_step_has_as_many_positions_whatever_the_length_of_a_window(config, tiny_interactions, tmp_path):
+    config = changed(config, backbone__length=3, optimisation__batch_size=160, optimisation__least_steps=1)
+    steps = {}
+    for length in (None, 8, 22):
+        one = changed(config, generator__length=length, optimisation__max_epochs=1)
+        steps[length] = train(one, tiny_interactions, tmp_path / str(length)).step
+
+    # 2,400 positions in windows of at most 3: 6 or 7 steps
+    assert all(abs(count - steps[None]) <= 1 for count in steps.values()), steps
+
+
 def test_the_generator_may_have_a_weight_decay_of_its_own(config, tiny_interactions, tmp_path):
     norms = {}
     for decay in (None, 50.0):
