@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from benchmarks.kernels.case import OURS
 from benchmarks.kernels.record import NOT_MEASURED, Row
 from benchmarks.kernels.timing import NOT_AVAILABLE
-from duet.evaluation.plots import GRID, HALO, INK, MUTED
+from duet.evaluation.plot_style import GRID, HALO, INK, MUTED
 from duet.training.checkpoint import write_atomically
 
 COLOURS = {OURS: "#c65d21", "eager": INK, "compile": "#2680c2"}
