@@ -110,7 +110,7 @@ def wire(
     Args:
         settings: What the operator has set.
         generator_replica: What is deployed in the place of ``ParameterGeneratorReplica``.
-        replicas: Of every deployment in split placement.
+        replicas: Of every deployment.
         generator_options: What it takes besides.
     """
     # replicas may start elsewhere than this process
@@ -122,7 +122,8 @@ def wire(
     # Ray hides the accelerators from a replica that asks for none
     accelerator = {"num_gpus": 0 if settings.accelerator == "cpu" else 1}
     if settings.placement == "colocated":
-        return _deployment(gateway, "Gateway", _GATEWAY_REQUESTS, num_cpus=1, **accelerator).bind(settings)
+        alone = _deployment(gateway, "Gateway", _GATEWAY_REQUESTS, replicas=replicas, num_cpus=1, **accelerator)
+        return alone.bind(settings)
     models, model, threads = settings.models, settings.model, settings.intra_op_threads
     every = {"model": model, "refresh_s": settings.refresh_s, "log_format": settings.log_format}
     deployed = partial(_deployment, replicas=replicas)

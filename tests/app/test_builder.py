@@ -11,6 +11,7 @@ from ray import serve
 
 from app.builder import build_app, wire
 from app.settings import AppSettings
+from deployments.replicas import ParameterGeneratorReplica
 
 
 def deployments_of(application: serve.Application) -> dict[str, serve.Deployment]:
@@ -32,6 +33,15 @@ def test_split_placement_is_one_deployment_a_stage_on_less_than_two_cores() -> N
 
     assert set(deployments) == {"Gateway", "Encoder", "ParameterGenerator", "Composer"}
     assert sum(deployment.ray_actor_options["num_cpus"] for deployment in deployments.values()) < 2
+
+
+@pytest.mark.parametrize("placement", ["colocated", "split"])
+def test_a_benchmark_may_ask_for_replicas_of_every_deployment(placement: str) -> None:
+    settings = AppSettings.model_validate({"placement": placement})
+
+    deployments = deployments_of(wire(settings, ParameterGeneratorReplica, replicas=3)).values()
+
+    assert {deployment._deployment_config.num_replicas for deployment in deployments} == {3}
 
 
 @pytest.mark.parametrize("placement", ["colocated", "split"])
