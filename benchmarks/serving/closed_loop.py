@@ -55,8 +55,7 @@ def load(url: str, model: str, bodies: Path, *, connections: int, seconds: float
         FileNotFoundError: If ``wrk`` is not installed.
         RuntimeError: If it fails.
     """
-    if shutil.which("wrk") is None:
-        raise FileNotFoundError("Expected wrk on the PATH, got none. Install it (Debian, Ubuntu: apt install wrk).")
+    require_wrk()
     line = ["taskset", "-c", cores, "wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "--timeout", "10s"]
     line += ["-s", str(_SCRIPT), f"{url}/v1/models/{model}/parameters", "--", str(bodies)]
     finished = subprocess.run(line, capture_output=True, text=True)
@@ -66,6 +65,16 @@ def load(url: str, model: str, bodies: Path, *, connections: int, seconds: float
     told = json.loads(results[0].removeprefix("result "))
     failed = told["failed"] + told["timeouts"]
     return ClosedLoop(told["requests"] / told["duration_s"], told["p50_ms"], told["p95_ms"], told["p99_ms"], failed)
+
+
+def require_wrk() -> None:
+    """Miss the load generator before anything is started.
+
+    Raises:
+        FileNotFoundError: If ``wrk`` is not installed.
+    """
+    if shutil.which("wrk") is None:
+        raise FileNotFoundError("Expected wrk on the PATH, got none. Install it (Debian, Ubuntu: apt install wrk).")
 
 
 def packages(url: str, model: str, bodies: list[str]) -> list[bytes]:

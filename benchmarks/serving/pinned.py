@@ -19,19 +19,29 @@ from app.ports import free_port
 
 READY_S = 120.0
 _STOP_S = 60.0
-_POLL_S = 0.2
+_LEFT_S = 2.0
+_POLL_S = 0.05
 _GATEWAY = "Gateway"
 _DUET = "from app.commands import main; main()"
 
 
 @contextmanager
-def pinned(command: Sequence[str], *, cores: str, variables: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Run a server on some cores of this machine.
+def pinned(
+    command: Sequence[str],
+    *,
+    cores: str,
+    variables: Mapping[str, str] | None = None,
+    interpreter: Path | str = sys.executable,
+) -> Iterator[str]:
+    """Run a server on some cores of this machine, and end it and all that it started afterwards.
+
+    It has a session of its own: Ctrl-C reaches this process alone, which ends the server in order.
 
     Args:
         command: What to run, without its interpreter; ``--port N`` is added.
         cores: As ``taskset -c`` reads them.
         variables: Of its environment, beside those of this process.
+        interpreter: Of the environment that it lives in; this one by default.
 
     Yields:
         Its address.
@@ -41,18 +51,36 @@ def pinned(command: Sequence[str], *, cores: str, variables: Mapping[str, str] |
     """
     port = free_port("127.0.0.1", 0)
     with tempfile.TemporaryFile("w+") as output:
-        line = ["taskset", "-c", cores, sys.executable, *command, "--port", str(port)]
+        line = ["taskset", "-c", cores, str(interpreter), *command, "--port", str(port)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | dict(variables or {})
-        server = subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        server = subprocess.Popen(
+            line, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
         try:
             _wait(server, f"http://127.0.0.1:{port}/readyz", output)
             yield f"http://127.0.0.1:{port}"
         finally:
-            server.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                server.wait(_STOP_S)
-            server.kill()
-            server.wait()
+            _stop(server)
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """Ask a server to end, and kill what is left of it, even when this is interrupted."""
+    below: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        below = psutil.Process(server.pid).children(recursive=True)
+    try:
+        server.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(_STOP_S)
+        psutil.wait_procs(below, _LEFT_S)
+    finally:
+        for process in below:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        with suppress(ProcessLookupError):  # what a process left behind that has died stays in its group
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        psutil.wait_procs(below, _STOP_S)
 
 
 @contextmanager
