@@ -37,9 +37,12 @@ REFERENCE = "ours, kernels of PyTorch"
 VARIABLES = {REFERENCE: {"DUET_KERNELS": "reference"}}
 """What the environment of some contenders has besides."""
 
-_APPLICATIONS = "benchmarks.serving.contenders.applications"
+WAITS_MS = (0, 1, 10)
+"""Of ``@serve.batch`` in the naive composition."""
+
+_NOOP = "benchmarks.serving.contenders.applications:build_noop"
+_NAIVE = "benchmarks.serving.contenders.naive:build_naive"
 _PLAIN = "benchmarks.serving.contenders.plain"
-_WAITS_MS = (0, 1, 10)
 _BUDGET_MS = 10_000
 _COMPARED = 8
 _WARM_UP_S = 3.0
@@ -74,11 +77,11 @@ def contenders(placement: str) -> dict[str, Command]:
             OURS: lambda models, model: ours(models, model),
             HAPROXY: lambda models, model: ours(models, model, "--ingress", "haproxy"),
             REFERENCE: lambda models, model: ours(models, model),
-            PLAIN: lambda models, model: ["-m", _PLAIN, "--models", str(models), "--model", model],
+            PLAIN: plain(),
             NOOP: _noop("direct"),
             NOOP_HAPROXY: _noop("haproxy"),
         }
-    naive = {f"a hop a request, wait {wait_ms} ms": _naive(wait_ms) for wait_ms in _WAITS_MS}
+    naive = {f"a hop a request, wait {wait_ms} ms": naive(wait_ms) for wait_ms in WAITS_MS}
     return {
         OURS: lambda models, model: ours(models, model, "--placement", "split"),
         HAPROXY: lambda models, model: ours(models, model, "--placement", "split", "--ingress", "haproxy"),
@@ -87,12 +90,19 @@ def contenders(placement: str) -> dict[str, Command]:
 
 
 def _noop(ingress: str) -> Command:
-    return lambda models, model: application(f"{_APPLICATIONS}:build_noop", models, model, "--ingress", ingress)
+    return lambda models, model: application(_NOOP, models, model, "--ingress", ingress)
 
 
-def _naive(wait_ms: float) -> Command:
+def plain(processes: int = 1) -> Command:
+    """Return how plain FastAPI and uvicorn are started."""
+    further = ["--processes", str(processes)]
+    return lambda models, model: ["-m", _PLAIN, "--models", str(models), "--model", model, *further]
+
+
+def naive(wait_ms: float) -> Command:
+    """Return how the composition of the tutorials is started, with one wait of ``@serve.batch``."""
     arguments = f'{{"wait_s": {wait_ms / 1000:g}}}'
-    return lambda models, model: application(f"{_APPLICATIONS}:build_naive", models, model, "--args", arguments)
+    return lambda models, model: application(_NAIVE, models, model, "--args", arguments)
 
 
 def main(arguments: Sequence[str]) -> None:

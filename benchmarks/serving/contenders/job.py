@@ -44,8 +44,16 @@ class Job:
             InvalidSample: If the sample is.
         """
         request = ParametersRequest.model_validate_json(content)
+        return request, self.tag(request)
+
+    def tag(self, request: ParametersRequest) -> bytes:
+        """Validate the sample of a request that is read; return the tag of its answer.
+
+        Raises:
+            InvalidSample: If it is not what the signature asks for.
+        """
         self.signature.validate(request.sample, self.vocabulary)
-        return request, tag_of(self.digest, self.representation, self.signature.canonical(request.sample))
+        return tag_of(self.digest, self.representation, self.signature.canonical(request.sample))
 
 
 def best_representation(manifest: Manifest) -> Representation:

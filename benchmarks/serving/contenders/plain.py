@@ -1,27 +1,29 @@
-"""One plain FastAPI and uvicorn process that runs the stages for each request by itself: no batches.
+"""Plain FastAPI and uvicorn processes that run the stages for each request by themselves: no batches.
 
 python -m benchmarks.serving.contenders.plain --models models --model demo --port 8001
 """
 
 import argparse
+import os
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from benchmarks.serving.contenders.job import ANSWER, Job
-from deployments.composer import Composer
-from deployments.encoder import Encoder
-from deployments.parameter_generator import ParameterGenerator
+from benchmarks.serving.contenders.job import Job
+from benchmarks.serving.contenders.stages import Stages
 from duet.protocol.package import MEDIA_TYPE
 
+_FACTORY = "benchmarks.serving.contenders.plain:build"
+_MODELS, _MODEL = "PLAIN_MODELS", "PLAIN_MODEL"
+_BORN_S = 60
+"""A worker that says nothing for so long is replaced: importing the libraries of the stages takes several seconds."""
 
-def build(models: str, model: str) -> FastAPI:
+
+def build() -> FastAPI:
     """Make the application. Its endpoint computes where it stands: handing over to a thread costs it more."""
+    models, model = os.environ[_MODELS], os.environ[_MODEL]
     job = Job.of(models, model)
-    encoder, generator, composer = Encoder(models), ParameterGenerator(models), Composer(models)
-    which = {"model": job.model, "version": job.version}
-    for stage in (encoder, generator, composer):
-        stage.prepare(**which)
+    stages = Stages(models, job)
     app = FastAPI()
 
     @app.get("/readyz")
@@ -31,11 +33,7 @@ def build(models: str, model: str) -> FastAPI:
     @app.post("/v1/models/{model}/parameters")
     async def generate(request: Request) -> Response:
         asked, tag = job.read(await request.body())
-        plan = [job.representation]
-        bodies = generator.generate(encoder.encode([asked.sample], **which), plan, **which)
-        (content,) = composer.compose(bodies, plan, tags=[tag], answers=[ANSWER], **which)
-        if not isinstance(content, bytes):
-            raise content
+        (content,) = stages.compute([asked.sample], [tag])
         return Response(content, media_type=MEDIA_TYPE)
 
     return app
@@ -47,9 +45,19 @@ def main() -> None:
     parser.add_argument("--models", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--processes", type=int, default=1, help="that share the port; default: 1")
     options = parser.parse_args()
-    app = build(options.models, options.model)
-    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning", access_log=False)
+    os.environ[_MODELS], os.environ[_MODEL] = options.models, options.model
+    uvicorn.run(
+        _FACTORY,
+        factory=True,
+        host="127.0.0.1",
+        port=options.port,
+        workers=options.processes,
+        timeout_worker_healthcheck=_BORN_S,
+        log_level="warning",
+        access_log=False,
+    )
 
 
 if __name__ == "__main__":
