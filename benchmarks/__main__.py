@@ -17,6 +17,7 @@ NAMES = {
     "serving.chaos": "rollovers, killed replicas and a removed node, one after the other",
     "serving.soak": "an hour at 70 % of capacity: memory and descriptors of every process of the server",
     "serving.fuzz": "requests from the OpenAPI document, and damaged uploads, against a running server",
+    "peers.race": "one package request beside naive Ray Serve, FastAPI, LitServe, BentoML and on-device fine-tuning",
     "kernels": "every operation of kernels/, beside plain PyTorch and torch.compile",
     "telemetry": "what metrics and traces cost a request",
     "serving.rollover": "versions rolled over under open-loop load: failures, mixed versions, late answers",
