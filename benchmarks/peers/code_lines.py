@@ -45,8 +45,6 @@ def folder_of(package: str) -> Path:
 def _documentation(tree: ast.AST) -> Iterable[tuple[int, int]]:
     """Find documentation: the strings that stand alone, and ``Doc(...)`` in annotations, as FastAPI has it."""
     for node in ast.walk(tree):
-        is_text = (
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        )
-        if is_text or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Doc"):
-            yield node.lineno, node.end_lineno or node.lineno
+        match node:
+            case ast.Expr(value=ast.Constant(value=str())) | ast.Call(func=ast.Name(id="Doc")):
+                yield node.lineno, node.end_lineno or node.lineno
