@@ -12,14 +12,15 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from app.access import check_key_files
+from app.ending import exported, handle, interrupt, restore, stop_ray
 from app.haproxy import INNER_PORTS, LOOPBACK, write_haproxy
 from app.ports import free_port
 from app.ray_token import prepare_token
@@ -35,7 +36,6 @@ _OBJECT_STORE_BYTES = 256 * 2**20
 _LEAST_CPUS = 2
 _READY_TIMEOUT_S = 90.0
 _POLL_S = 0.1
-_SIGNAL_POLL_S = 0.01
 _NAME = "duet"
 # ports that are the same for every Ray Serve on a machine, unless they are said to be others
 _PRIVATE_PORTS = (
@@ -55,8 +55,6 @@ _HAPROXY_FILES = {
 
 Build: TypeAlias = Callable[[AppSettings], "Application"]
 """Makes a Ray Serve application."""
-
-_Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def start(
     with ExitStack() as started:
         private = started.enter_context(tempfile.TemporaryDirectory(prefix="duet-", dir=_short_folder()))
         environment = serving_environment(ingress) | _private_environment(Path(private))
-        started.enter_context(_exported(environment))
+        started.enter_context(exported(environment))
         prepare_token(os.environ)
         http_options: dict[str, object] = {"host": host, "port": port}
         if ingress == "direct":
@@ -131,12 +129,12 @@ def start(
             http_options = {}
         elif ingress == "haproxy":
             closed = write_haproxy(Path(private), os.environ, host=host, port=port, certificate=certificate)
-            started.enter_context(_exported(closed))
+            started.enter_context(exported(closed))
             http_options["host"] = LOOPBACK  # only HAProxy listens further away
         elif certificate is not None:
             http_options |= {"ssl_certfile": str(certificate.chain), "ssl_keyfile": str(certificate.key)}
 
-        started.callback(_stop_ray)
+        started.callback(stop_ray)
         logs = _run(settings, http_options, num_cpus=num_cpus, is_quiet=is_quiet, build=build)
         url = f"{'http' if certificate is None else 'https'}://{host}:{port}"
         _wait_until_ready(f"{url}/readyz", logs, None if certificate is None else certificate.trusting())
@@ -180,7 +178,7 @@ def serve_forever(
         OSError: If the port is taken.
         RuntimeError: If the application does not become ready.
     """
-    previous = _handle(_interrupt)
+    previous = handle(interrupt)
     try:
         with start(
             settings,
@@ -197,9 +195,9 @@ def serve_forever(
             threading.Event().wait()
     except KeyboardInterrupt:
         # Python puts handlers of its own back to the default while it ends, but not this one
-        _handle(signal.SIG_IGN)
+        handle(signal.SIG_IGN)
     except BaseException:
-        _restore(previous)
+        restore(previous)
         raise
 
 
@@ -317,50 +315,3 @@ def _private_environment(folder: Path) -> dict[str, str]:
 def _short_folder() -> str | None:
     """Choose where sockets go: the path of one is limited to about 100 bytes, most of which Ray uses up."""
     return "/tmp" if os.name == "posix" else None
-
-
-@contextmanager
-def _exported(environment: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for the processes of Ray, except those that the operator has set."""
-    ours = {name: value for name, value in environment.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            os.environ.pop(name, None)
-
-
-def _stop_ray() -> None:
-    import ray
-
-    previous = _handle(_ignore)
-    stopping = threading.Thread(target=ray.shutdown)
-    stopping.start()
-    while stopping.is_alive():
-        # Ray's core puts SIGTERM back to its default meanwhile, which ends the process before what it has started
-        _handle(_ignore)
-        stopping.join(_SIGNAL_POLL_S)
-    _restore(previous)
-
-
-def _handle(handler: _Handler) -> dict[signal.Signals, _Handler]:
-    """Handle the signals that ask to end; return what handled them. Python allows that in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-
-
-def _restore(handlers: Mapping[signal.Signals, _Handler]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    # a second one, such as a whole process group gets, would cut short the stop that this one begins
-    _handle(_ignore)
-    raise KeyboardInterrupt
-
-
-def _ignore(_signal: int, _frame: FrameType | None) -> None:
-    """Do nothing. Unlike ``SIG_IGN``, processes that start meanwhile do not inherit it."""

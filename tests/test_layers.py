@@ -42,7 +42,7 @@ def room(rooms: str = "", *, never: str = "", only: str | None = None) -> Room:
 
 EVERY_ROOM = (
     "duet duet.protocol duet.device duet.registry kernels duet.networks duet.data duet.data.synthetic duet.training "
-    "duet.evaluation duet.publishing deployments app app.commands loadtest"
+    "duet.training.scale_out duet.evaluation duet.publishing deployments app app.commands loadtest"
 )
 
 # the longest name that fits is the room of a module, so duet.data.synthetic has rules of its own; "duet" is the version

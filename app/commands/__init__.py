@@ -50,6 +50,9 @@ EXTRAS: Mapping[str, str] = {
     "generate": "device",
     "device": "device",
 }
+SCALE_OUT = ("ray", "pandas", "pyarrow", "fsspec")
+"""What only `duet train --workers` needs: Ray Train, and what that cannot be imported without."""
+
 _OURS = frozenset({"app", "deployments", "duet", "kernels", "loadtest"})
 
 
@@ -112,7 +115,7 @@ def exit_code_of(error: Exception) -> int | None:
 def _missing_extra(error: Exception, command: str | None) -> str | None:
     """Say which extra to install where a library is missing that only some subcommands need."""
     library = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    extra = EXTRAS.get(command or "")
+    extra = "scale-out" if command == "train" and library in SCALE_OUT else EXTRAS.get(command or "")
     if extra is None or not library or library in _OURS or library in sys.stdlib_module_names:
         return None
     return (

@@ -35,9 +35,18 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the configuration's seed.")] = None,
     settings: Assignments = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/CONFIG-MODEL-sSEED.")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to PyTorch.")] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, help="CPU threads, of each worker; 0 leaves the choice to PyTorch.")
+    ] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(min=0, max=256, help="Processes that share each batch, with Ray Train; 0 trains in this one."),
+    ] = 0,
 ) -> None:
-    """Train a run. Repeat the same command to go on with a run that was stopped; nothing is lost but its last epoch."""
+    """Train a run. Repeat the same command to go on with a run that was stopped; nothing is lost but its last epoch.
+
+    With --workers a private Ray is started for the run and stopped with it. Workers that die are started again.
+    """
     import torch
     from rich.console import Console
 
@@ -45,6 +54,8 @@ def train(
     from duet.training.checkpoint import read_progress
     from duet.training.loop import train as run_training
 
+    if workers:
+        _find_ray_train()
     settings = list(settings or [])
     settings += [f"model={model}"] * (model is not None)
     settings += [f"seed={seed}"] * (seed is not None)
@@ -59,13 +70,34 @@ def train(
         typer.echo(f"Going on after epoch {done.epoch}.")
     metric = METRIC_NAMES[chosen.task]
     with TrainingProgress(Console(markup=False), metric=metric) as progress:
-        result = run_training(chosen, loaded, folder, observer=progress.observer)
+        if workers:
+            from app.training_ray import training_ray
+
+            with training_ray(workers):
+                from duet.training.scale_out import train as train_together
+
+                result = train_together(
+                    chosen, loaded, folder, workers=workers, threads=threads, observer=progress.observer
+                )
+        else:
+            result = run_training(chosen, loaded, folder, observer=progress.observer)
     is_old = done.finished and done.epoch == result.epoch
     typer.echo(
         f"{'Already finished' if is_old else 'Finished'} after {result.epoch} epochs in {result.seconds:.0f} s. "
         f"Best epoch {result.best_epoch}: validation {metric} {result.best_value:.4f}. Next: duet "
         + (f"publish {folder} --model NAME" if chosen.model == "duet" else f"evaluate {folder}")
     )
+
+
+def _find_ray_train() -> None:
+    """Look for what ``--workers`` needs without importing it: Ray reads its variables when it is imported."""
+    from importlib.util import find_spec
+
+    from app.commands import SCALE_OUT
+
+    for library in SCALE_OUT:
+        if find_spec(library) is None:
+            raise ModuleNotFoundError(f"No module named {library!r}", name=library)
 
 
 def resolve_config(path: Path | None, settings: list[str], *, data: str | None = None) -> "TrainingConfig":

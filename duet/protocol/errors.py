@@ -37,7 +37,7 @@
     ├── TrainingError             a run cannot go on, or cannot be used
     │   ├── DivergedTraining
     │   ├── UnusableRun
-    │   └── DatasetTooSmall
+    │   └── DatasetTooSmall, LostWorkers
     ├── DeviceError               the device cannot start
     │   ├── CloudUnreachable
     │   ├── NoDeviceModel
@@ -46,7 +46,7 @@
         └── InvalidKeyFile
 
 Only leaves are raised. A leaf has a stable ``code``, takes facts by keyword and writes the sentence: what was expected,
-what arrived, what to do. Facts are attributes, and survive pickling. See also ``access_errors``, ``embedding_errors``.
+what arrived, what to do. Facts are attributes, and survive pickling. See also ``*_errors``.
 """
 
 # ruff: noqa: N818  # a failure is called what it is; the base classes already say that they are errors

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from duet.training.networks import build_network
 from duet.training.objectives import objective
 from duet.training.run_lock import lock
 from duet.training.tasks import Data, Task, task_of
+from duet.training.workers import ALONE, Workers
 
 WARM_UP_STEPS = 50
 SMALLEST_BATCH = 16
@@ -42,6 +44,7 @@ def train(
     *,
     observer: Observer | None = None,
     locked: bool = False,
+    workers: Workers = ALONE,
 ) -> Progress:
     """Train one run into a folder, or go on where it stopped.
 
@@ -54,6 +57,7 @@ def train(
         folder: Where the run lives.
         observer: Whom to tell.
         locked: The caller holds the folder's lock already (:mod:`duet.training.run_lock`).
+        workers: Who trains; each of them calls this with the same arguments, and the first alone locks and writes.
 
     Raises:
         UnusableRun: If the folder holds a run with another configuration or other data, or a damaged one, or another
@@ -63,13 +67,13 @@ def train(
         InvalidData: If the backbone is not for such data.
     """
     task = task_of(config, data)
-    with nullcontext() if locked else lock(folder):
-        return _train(config, data, task, folder, observer or Observer())
+    with nullcontext() if locked or workers.rank else lock(folder):
+        if workers.rank == 0:
+            claim(folder, config, data)
+        return _train(config, task, folder, observer or Observer(), workers)
 
 
-def _train(config: TrainingConfig, data: Data, task: Task, folder: Path, observer: Observer) -> Progress:
-    _claim(folder, config)
-    checkpoint.claim_data(folder, data)
+def _train(config: TrainingConfig, task: Task, folder: Path, observer: Observer, workers: Workers) -> Progress:
     torch.manual_seed(config.seed)
     network = build_network(config, task.outputs)
     optimizer = _optimizer(config, network)
@@ -78,11 +82,15 @@ def _train(config: TrainingConfig, data: Data, task: Task, folder: Path, observe
         progress = checkpoint.resume_last(folder, network, optimizer)
         # more epochs may be asked for than before
         progress = replace(progress, finished=stages.is_over(config, progress))
+    if workers.rank:
+        while not progress.finished:
+            _, progress = _epoch(config, task, network, optimizer, progress, observer, workers)
+        return progress
     with SummaryWriter(str(folder / "tensorboard"), purge_step=progress.epoch + 1) as scalars:
         while not progress.finished:
             first_of_two = stages.is_first_of_two(config, progress)
             stages.prepare(config, progress, network)
-            epoch, progress = _epoch(config, task, network, optimizer, progress, observer)
+            epoch, progress = _epoch(config, task, network, optimizer, progress, observer, workers)
             if progress.best_epoch == epoch.epoch:
                 checkpoint.write_atomically(folder / checkpoint.BEST, save(network.state_dict()))
             if first_of_two and stages.is_over(config, progress):
@@ -113,8 +121,17 @@ def _optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimi
     return optimizer
 
 
-def _claim(folder: Path, config: TrainingConfig) -> None:
-    """Make the folder this run's, or check that it already is."""
+def claim(folder: Path, config: TrainingConfig, data: Data) -> None:
+    """Make a locked folder this run's, or check that it already is.
+
+    Raises:
+        UnusableRun: If it is another one's, or holds something else.
+    """
+    _claim_config(folder, config)
+    checkpoint.claim_data(folder, data)
+
+
+def _claim_config(folder: Path, config: TrainingConfig) -> None:
     if not (folder / checkpoint.CONFIG).exists():
         if any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UnusableRun(path=folder, reason="it is not empty and not a run", remedy="Choose another folder.")
@@ -135,15 +152,16 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     observer: Observer,
+    workers: Workers,
 ) -> tuple[Epoch, Progress]:
     number = progress.epoch + 1
     started = time.perf_counter()
-    loss, steps, positions = _train_epoch(config, task, network, optimizer, progress, observer)
+    loss, steps, positions = _train_epoch(config, task, network, optimizer, progress, observer, workers)
     trained = time.perf_counter()
     served = stages.trained(config, progress, network.served)  # type: ignore[arg-type]
-    validation = {
-        str(parameters): task.validate(network, parameters) for parameters in dict.fromkeys((*served, SHARED))
-    }
+    measured = tuple(dict.fromkeys((*served, SHARED)))
+    values = workers.spread([partial(task.validate, network, parameters) for parameters in measured])
+    validation = dict(zip(map(str, measured), values, strict=True))
     value = float(np.mean([validation[str(parameters)] for parameters in served]))
     finished = time.perf_counter()
     epoch = Epoch(number, loss, validation, value, trained - started, finished - trained, positions)
@@ -168,6 +186,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     observer: Observer,
+    workers: Workers,
 ) -> tuple[float, int, int]:
     """Run one pass over all training positions; return mean loss, steps and positions."""
     options, number = config.optimisation, progress.epoch + 1
@@ -179,8 +198,10 @@ def _train_epoch(
     steps = math.ceil(len(inputs) / size)
     choices = _served_choices(config, network, progress, steps)
     rates = stages.learning_rates(config, progress)
-    torch.manual_seed(config.seed * 100_003 + number)
-    negatives = torch.Generator().manual_seed(config.seed * 100_003 + number)
+    # what one process draws is drawn by the first worker too
+    drawn = config.seed * 100_003 + number + workers.rank * 1_000_000_007
+    torch.manual_seed(drawn)
+    negatives = torch.Generator().manual_seed(drawn)
     network.train()
     total = 0.0
     for index in range(steps):
@@ -190,21 +211,24 @@ def _train_epoch(
             group["lr"] = rate * warmth
         optimizer.zero_grad(set_to_none=True)
         served, lag = next(choices)
-        loss = objective(
-            network,  # type: ignore[arg-type]
-            inputs[rows],
-            targets[rows],
-            served,
-            options,
-            item_count=task.outputs,
-            generator=negatives,
-            lag=lag,
-            delta_penalty=config.generator.delta_penalty,
-        )
-        value = loss.item()
+        batch, own = targets[rows], targets[rows][workers.rank :: workers.size]
+        share = torch.count_nonzero(own) / torch.count_nonzero(batch)
+        loss = None
+        if share:
+            loss = share * objective(
+                network,  # type: ignore[arg-type]
+                inputs[rows][workers.rank :: workers.size],
+                own,
+                served,
+                options,
+                item_count=task.outputs,
+                generator=negatives,
+                lag=lag,
+                delta_penalty=config.generator.delta_penalty,
+            )
+        value = workers.backward(network, loss)
         if not math.isfinite(value):
             raise DivergedTraining(step=progress.step + index + 1, loss=value)
-        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
         optimizer.step()
         total += value

@@ -38,6 +38,8 @@ def duet_without(library: str, *arguments: str) -> subprocess.CompletedProcess[s
         ("torch", ["train"], "train"),
         ("torch", ["evaluate", "RUN"], "train"),
         ("sklearn", ["train", "--data", "digits", "--set", "backbone.name=cnn"], "train"),
+        ("ray", ["train", "--workers", "2", "--data", "synthetic:tiny", "--out", "OUT"], "scale-out"),
+        ("pandas", ["train", "--workers", "2", "--data", "synthetic:tiny", "--out", "OUT"], "scale-out"),
         ("matplotlib", ["report"], "train"),
         ("onnx", ["publish", "RUN"], "train"),
         ("jinja2", ["demo", "--out", "OUT"], "serve,train"),
