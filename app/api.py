@@ -42,7 +42,10 @@ from duet.protocol.errors import (
     VersionNotReady,
 )
 from duet.protocol.request_frame import MEDIA_TYPE as BINARY
+from duet.registry import CARD_NAME
 
+MARKDOWN = "text/markdown"
+"""Of a model card."""
 _IMMUTABLE, _CHECK_AGAIN = "max-age=31536000, immutable", "no-cache"
 
 _VERSION_HEADERS = {
@@ -196,6 +199,7 @@ def _add_models(app: FastAPI, gateway: Gateway, access: Access) -> None:
     manifest = openapi.json_object("The manifest, byte for byte.", headers=_FILE_HEADERS)
     device_model = openapi.binary("The device model.", ONNX, headers=_FILE_HEADERS)
     encoder = openapi.binary("The encoder.", ONNX, headers=_FILE_HEADERS)
+    card = openapi.binary("The model card.", MARKDOWN, headers=_FILE_HEADERS)
 
     @app.get("/v1/models", operation_id="list_models", tags=["models"], responses=openapi.problem_responses(*_GUARDED))
     async def list_models() -> ModelList:
@@ -249,6 +253,22 @@ def _add_models(app: FastAPI, gateway: Gateway, access: Access) -> None:
         served = await gateway.catalog.version(model, version, device=device)
         sha256 = served.published.manifest.files[ENCODER_FILE].sha256
         return _file(request, served.headers, served.encoder, sha256, ONNX, is_pinned=version is not None)
+
+    @app.get(
+        "/v1/models/{model}/model-card",
+        operation_id="get_model_card",
+        tags=["models"],
+        response_class=Response,
+        responses={200: card, 304: not_modified, **failures},
+    )
+    async def get_model_card(
+        model: ModelName, request: Request, version: VersionName = None, device: DeviceName = None
+    ) -> Response:
+        """Read what the publisher tells people of a version: data, protocol, quality, limits."""
+        served = await gateway.catalog.version(model, version, device=device)
+        content = served.model_card
+        sha256 = served.published.manifest.files[CARD_NAME].sha256
+        return _file(request, served.headers, content, sha256, MARKDOWN, is_pinned=version is not None)
 
     @app.get(
         "/v1/models/{model}/rollout",

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from duet.protocol.budget import Offer, RankedOffers
 from duet.protocol.embedding_upload import ENCODER_FILE
+from duet.protocol.errors import InvalidRequest
 from duet.protocol.signature import Signature, Vocabulary
 from duet.registry import PublishedVersion
 
@@ -60,3 +61,19 @@ class ServedVersion:
     def encoder(self) -> bytes:
         """The encoder file, for devices that send embeddings; read for the first one that downloads it."""
         return self.published.path(ENCODER_FILE).read_bytes()
+
+    @cached_property
+    def model_card(self) -> bytes:
+        """The model card; read for the first one who asks.
+
+        Raises:
+            InvalidRequest: If the version has none.
+            CorruptVersion: If the file is no text.
+        """
+        card = self.published.model_card()
+        if card is None:
+            raise InvalidRequest(
+                detail=f"Expected a version with a model card, got {self.published.version}, which was published "
+                "without one. Publish the run again, or read its manifest."
+            )
+        return card.encode()

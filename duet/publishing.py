@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from duet.evaluation.exams import Exam, exam_of
+from duet.evaluation.model_card import model_card
 from duet.evaluation.provenance import commit
 from duet.evaluation.representations import (
     Generated,
@@ -33,7 +34,7 @@ from duet.protocol.device_model import GOLDEN_DEVICE_INPUT
 from duet.protocol.errors import UnusableRun
 from duet.protocol.manifest import RepresentationRecord
 from duet.protocol.representation import Dtype, Form, Representation
-from duet.registry import PublishedVersion, Registry
+from duet.registry import CARD_NAME, PublishedVersion, Registry
 from duet.training import checkpoint
 from duet.training.config import TrainingConfig
 from duet.training.networks import RIVALS, build_network
@@ -115,8 +116,8 @@ def publish(
         training = _training(config, data.name, exam, checkpoint.read_progress(run))
         title = f"{pending.model}, version {pending.version}"
         told = exam.card(type(network.meta.backbone).__name__, training, quality_users)
-        card = _card(title, told, training, records)
-        (pending.folder / "card.md").write_text(card, encoding="utf-8")
+        card = model_card(title, told, config, training, records)
+        (pending.folder / CARD_NAME).write_text(card, encoding="utf-8")
         return pending.commit(
             task=exam.task,
             signature=exam.signature,
@@ -238,34 +239,6 @@ def _training(config: TrainingConfig, data: str, exam: Exam, progress: checkpoin
         "configuration": configuration,
         "versions": versions,
     }
-
-
-def _card(
-    title: str, told: tuple[str, str, str], training: Mapping[str, Json], records: tuple[RepresentationRecord, ...]
-) -> str:
-    about, measured, limits = told
-    metric = records[0].quality.metric
-    metric = metric.upper() if metric.startswith("ndcg") else metric
-    rows = "\n".join(
-        f"| {r.representation} | {r.package_bytes:,} | {r.quality.value:.4f} | "
-        f"{r.quality.interval[0]:.4f} to {r.quality.interval[1]:.4f} |"
-        for r in records
-    )
-    return f"""# {title}
-
-{about}; seed {training["seed"]}; best of
-{training["epochs"]} epochs: {training["best_epoch"]}.
-
-**Quality.** {measured}, through package bytes and
-the device's ONNX graph, with 95 % bootstrap intervals. The best epoch was selected on the same questions, so expect
-slightly less on new ones.
-
-| representation | package bytes | {metric} | 95 % interval |
-|---|---|---|---|
-{rows}
-
-**Limits.** {limits}
-"""
 
 
 def _write(path: Path, document: Json) -> None:

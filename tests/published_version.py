@@ -78,7 +78,7 @@ def write_version(
             golden[name] = golden[name] + np.float32(error)
         safetensors.numpy.save_file(golden, pending.folder / "golden.safetensors")
         spoil(pending.folder)
-        (pending.folder / "card.md").write_text("# tiny\n\nRandom weights, for tests.\n")
+        (pending.folder / "model_card.md").write_text("# tiny\n\nRandom weights, for tests.\n")
         return pending.commit(
             task="ranking",
             signature=SIGNATURE,

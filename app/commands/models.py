@@ -67,7 +67,7 @@ def list_models(context: typer.Context, folder: Folder = None) -> None:
 
 @app.command()
 def show(context: typer.Context, model: ModelArgument, version: Version = None, folder: Folder = None) -> None:
-    """Show what a version is, and every representation with its bytes and measured quality."""
+    """Show what a version is, every representation with its bytes and measured quality, and the model card."""
     from rich import print as rich_print
 
     registry = _registry(context, folder)
@@ -82,6 +82,8 @@ def show(context: typer.Context, model: ModelArgument, version: Version = None, 
         typer.echo(f"  {'others':<12} {', '.join(others)}")
     typer.echo("")
     rich_print(representations_table(published.manifest.representations))
+    typer.echo("")
+    typer.echo(published.model_card() or f"Version {published.version} was published without a model card.")
 
 
 @app.command()

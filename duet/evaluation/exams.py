@@ -14,6 +14,7 @@ from duet.data.digits import CLASSES, PICTURES, DigitDevices
 from duet.data.splits import LeaveOneOut
 from duet.data.windows import last_positions
 from duet.device.runtime import DeviceModel
+from duet.evaluation.model_card import CardText
 from duet.protocol.canonical_json import Json
 from duet.protocol.signature import SequenceSignature, Signature, Vocabulary
 from duet.protocol.tensor_signature import TensorSignature
@@ -60,7 +61,7 @@ class Exam(Protocol):
     def value(self, device: DeviceModel, place: int) -> float:
         """Measure the device at a place, which predicts with this model; higher is better."""
 
-    def card(self, backbone: str, training: Mapping[str, Json], devices: int) -> tuple[str, str, str]:
+    def card(self, backbone: str, training: Mapping[str, Json], devices: int) -> CardText:
         """Tell a reader what the model is, what ``devices`` of them were measured on, and its limits."""
 
 
@@ -127,16 +128,25 @@ class RankingExam:
         scores = device.scores(self.samples[place])[None].copy()
         return float(ranks_of_scores(scores, self.questions, slice(place, place + 1)).ndcg()[0])
 
-    def card(self, backbone: str, training: Mapping[str, Json], devices: int) -> tuple[str, str, str]:
+    def card(self, backbone: str, training: Mapping[str, Json], devices: int) -> CardText:
         """Tell of ranking."""
-        return (
-            f"A {backbone} ranker whose classifier is generated for each device from its latest items (DUET, arXiv "
-            f"2209.05227).\n\n**Data.** {training['dataset']}: {training['users']} users, {training['items']} items, "
-            f"{training['interactions']}\ninteractions. Trained on all but the last two items of each user",
-            f"Full-catalogue NDCG@10 on the validation item of up to {devices:,} users",
-            "It ranks items of its vocabulary only; unknown ids in a sample are ignored. Quality on devices that "
-            "behave\nunlike the training users is not known. What is uploaded is the sample itself, or its "
+        return CardText(
+            about=f"A {backbone} ranker whose classifier is generated for each device from its latest items (DUET, "
+            "arXiv 2209.05227).",
+            data=f"{training['dataset']}: {training['users']} users, {training['items']} items, "
+            f"{training['interactions']} interactions.",
+            protocol="Trained on all but the last two items of each user. The last but one is the validation item, on "
+            "which the best\nepoch was selected; the last is kept for tests and was not looked at.",
+            measured=f"Full-catalogue NDCG@10 on the validation item of up to {devices:,} users",
+            limits="It ranks items of its vocabulary only; unknown ids in a sample are ignored. Quality on devices "
+            "that behave\nunlike the training users is not known. What is uploaded is the sample itself, or its "
             "embedding, from\nwhich much of the sample can be inferred.",
+            unsuitable=(
+                "Where a static model of more bytes fits on the device and ranks as well: compare with "
+                "`duet evaluate`.",
+                "Where the device can hold the generator as well: it then needs no round trip.",
+                "For devices that are seldom connected: old parameters can be worse than the shared ones.",
+            ),
         )
 
 
@@ -188,15 +198,23 @@ class ClassificationExam:
         scores = device.scores_batch([picture[None] for picture in self._questions.following[place]])
         return float((scores.argmax(1) == self._questions.labels[place]).mean())
 
-    def card(self, backbone: str, training: Mapping[str, Json], devices: int) -> tuple[str, str, str]:
+    def card(self, backbone: str, training: Mapping[str, Json], devices: int) -> CardText:
         """Tell of classification."""
-        return (
-            f"A {backbone} whose second convolution and classifier are generated for each device from its latest "
-            f"pictures\n(DUET, arXiv 2209.05227).\n\n**Data.** {training['dataset']}: {training['devices']} devices "
-            f"with {PICTURES} pictures each, of {training['classes']} classes. Pictures of other\ndevices and other "
-            "images are validated on",
-            f"Accuracy on the next {ASKED} pictures of up to {devices:,} devices that training has not seen, the mean "
-            "over\ndevices",
-            "It classifies pictures of 8 x 8 pixels in one channel. Quality on cameras unlike those of training is "
-            "not known.\nWhat is uploaded are the pictures themselves, or their embedding.",
+        return CardText(
+            about=f"A {backbone} whose second convolution and classifier are generated for each device from its latest "
+            "pictures\n(DUET, arXiv 2209.05227).",
+            data=f"{training['dataset']}: {training['devices']} devices with {PICTURES} pictures each, of "
+            f"{training['classes']} classes.",
+            protocol="Pictures of other devices and other images are validated on, and select the best epoch; a third "
+            "part is kept for\ntests and was not looked at.",
+            measured=f"Accuracy on the next {ASKED} pictures of up to {devices:,} devices that training has not seen, "
+            "the mean over\ndevices",
+            limits="It classifies pictures of 8 x 8 pixels in one channel. Quality on cameras unlike those of training "
+            "is not known.\nWhat is uploaded are the pictures themselves, or their embedding.",
+            unsuitable=(
+                "Where a static model of more bytes fits on the device and classifies as well: compare with "
+                "`duet evaluate`.",
+                "Where the device can hold the generator as well: it then needs no round trip.",
+                "Where pictures must not leave the device and their embedding tells too much.",
+            ),
         )

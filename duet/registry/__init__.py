@@ -11,9 +11,10 @@ leaves a hidden folder ``.<version>.tmp-*``, which nobody reads and anyone may d
 from duet.registry.files import MAX_JSON_BYTES
 from duet.registry.pin import PIN_NAME, Canary, EndedCanary, Pin
 from duet.registry.repository import Registry
-from duet.registry.versions import VOCABULARY_NAME, PendingVersion, PublishedVersion
+from duet.registry.versions import CARD_NAME, VOCABULARY_NAME, PendingVersion, PublishedVersion
 
 __all__ = [
+    "CARD_NAME",
     "MAX_JSON_BYTES",
     "PIN_NAME",
     "VOCABULARY_NAME",

@@ -22,6 +22,7 @@ from duet.protocol.signature import Signature, Vocabulary
 from duet.registry.files import flush, sha256
 
 VOCABULARY_NAME = "vocabulary.json"
+CARD_NAME = "model_card.md"
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,20 @@ class PublishedVersion:
             return Vocabulary.from_json(decode_json(path.read_bytes()))
         except ValueError as error:
             raise CorruptVersion(path=path, reason=f"it is no vocabulary: {error}") from error
+
+    def model_card(self) -> str | None:
+        """Read what the publisher tells people of the version, Markdown; None if it tells nothing.
+
+        Raises:
+            CorruptVersion: If the file is no text.
+        """
+        if CARD_NAME not in self.manifest.files:
+            return None
+        path = self.path(CARD_NAME)
+        try:
+            return path.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise CorruptVersion(path=path, reason=f"it is no UTF-8 text: {error}") from error
 
 
 class PendingVersion:

@@ -67,6 +67,7 @@ async def test_the_openapi_document_describes_every_operation_and_how_it_fails(c
         "/v1/models/{model}",
         "/v1/models/{model}/device-model",
         "/v1/models/{model}/encoder",
+        "/v1/models/{model}/model-card",
         "/v1/models/{model}/rollout",
         "/livez",
         "/readyz",
@@ -91,8 +92,10 @@ async def test_every_reference_of_the_openapi_document_leads_somewhere(client: h
     assert {"ParametersRequest", "PackageAnswer", "Problem"} <= names
 
 
-@pytest.mark.parametrize("path", ["/v1/models/tiny", "/v1/models/tiny/device-model", "/v1/models/tiny/encoder"])
+@pytest.mark.parametrize("path", ["", "/device-model", "/encoder", "/model-card"])
 async def test_a_file_that_the_client_holds_is_not_sent_again(client: httpx.AsyncClient, path: str) -> None:
+    path = f"/v1/models/tiny{path}"
+
     first = await client.get(path)
     tag = first.headers["etag"]
 
@@ -101,6 +104,15 @@ async def test_a_file_that_the_client_holds_is_not_sent_again(client: httpx.Asyn
     assert [answer.status_code for answer in again] == [304, 304, 304, 200]
     assert again[0].content == b""
     assert again[0].headers["etag"] == tag
+
+
+async def test_the_model_card_is_markdown_and_the_published_file(
+    client: httpx.AsyncClient, published: PublishedVersion
+) -> None:
+    answer = await client.get("/v1/models/tiny/model-card")
+
+    assert answer.headers["content-type"].startswith("text/markdown")
+    assert answer.content == published.path("model_card.md").read_bytes()
 
 
 async def test_the_manifest_and_the_graphs_are_the_published_bytes(
@@ -202,7 +214,7 @@ async def test_a_method_that_a_path_does_not_take_is_answered_with_those_that_it
 
 async def test_a_damaged_version_is_not_said_to_be_loading(tmp_path: Path) -> None:
     write_version(tmp_path, version="v1")
-    write_version(tmp_path, version="v2", seed=2).path("card.md").write_text("edited")
+    write_version(tmp_path, version="v2", seed=2).path("model_card.md").write_text("edited")
     Registry(tmp_path).activate("tiny", "v1")
     settings = AppSettings(models=str(tmp_path))
     gateway = Gateway(settings, _colocated(settings))

@@ -46,6 +46,7 @@ OPERATIONS = {
     *(
         "GET /v1/models/{model}/device-model",
         "GET /v1/models/{model}/encoder",
+        "GET /v1/models/{model}/model-card",
         "GET /v1/models/{model}/rollout",
         "POST /v1/models/{model}/parameters",
     ),

@@ -30,7 +30,7 @@ def test_a_folder_without_models_is_named_with_the_command_that_fills_it(tmp_pat
 
 
 def test_a_damaged_active_version_is_refused(tmp_path: Path) -> None:
-    write_version(tmp_path).path("card.md").write_text("edited")
+    write_version(tmp_path).path("model_card.md").write_text("edited")
 
     with pytest.raises(CorruptVersion):
         start(AppSettings(models=str(tmp_path)), port=0)

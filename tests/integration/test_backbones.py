@@ -111,7 +111,7 @@ async def test_a_device_that_gets_a_whole_model_scores_the_same(published):
 def test_the_version_says_what_it_is(published):
     backbone, manifest = published.network.meta.backbone, published.version.manifest
 
-    assert f"A {type(backbone).__name__} ranker whose" in published.version.path("card.md").read_text()
+    assert f"A {type(backbone).__name__} ranker whose" in published.version.path("model_card.md").read_text()
     assert manifest.layers.layers == backbone.dynamic_layers
     assert tuple(record.representation for record in manifest.representations) == OFFERED
     assert manifest.training["configuration"]["backbone"]["name"] == backbone.config.name

@@ -93,6 +93,12 @@ def test_show_lists_every_representation_with_bytes_and_quality(models: Path) ->
     assert "others       v1" in result.stdout
 
 
+def test_show_ends_with_the_model_card(models: Path) -> None:
+    result = duet_models(models, "show", "tiny")
+
+    assert result.stdout.rstrip().endswith((models / "tiny" / "v2" / "model_card.md").read_text().rstrip())
+
+
 def test_show_reads_the_version_that_is_asked_for(models: Path) -> None:
     result = duet_models(models, "show", "tiny", "--version", "v1")
 
@@ -118,14 +124,14 @@ def test_verify_passes_over_every_version_as_published(models: Path) -> None:
 
 
 def test_verify_reports_the_version_that_was_edited_and_goes_on(models: Path) -> None:
-    edited = models / "tiny" / "v1" / "card.md"
+    edited = models / "tiny" / "v1" / "model_card.md"
     edited.write_text(edited.read_text().replace("Random", "random"))
 
     result = duet_models(models, "verify", "tiny")
 
     assert result.exit_code == 2
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["damaged", "ok"]
-    assert "card.md" in result.stdout
+    assert "model_card.md" in result.stdout
 
 
 def test_activate_and_rollback_move_the_pin(models: Path) -> None:

@@ -63,12 +63,12 @@ def test_a_file_in_the_place_of_the_folder_is_called_a_file(tmp_path: Path) -> N
 
 
 def test_a_damaged_version_is_not_served(models: Path) -> None:
-    (models / "tiny" / "v2" / "card.md").unlink()
+    (models / "tiny" / "v2" / "model_card.md").unlink()
 
     result = CliRunner().invoke(app, ["serve", "--models", str(models)])
 
     assert result.exit_code == 2
-    assert "card.md" in result.stderr
+    assert "model_card.md" in result.stderr
 
 
 def test_a_port_that_is_taken_is_one_line(models: Path) -> None:
