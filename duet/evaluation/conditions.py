@@ -86,11 +86,14 @@ def evaluate_run(
     if config.model == "fine-tuned":
         fine_tuning = choose_recipe(folder, network.meta, config, split)  # type: ignore[arg-type]
         answers = {FINE_TUNED: rank_fine_tuned(network.meta, config, split, part, questions, fine_tuning.chosen)}  # type: ignore[arg-type]
-    else:
-        answers = _served(network, served, questions)
-    if isinstance(network, Generating):
+    elif isinstance(network, Generating):
         tested = best_head(folder, training.best_epoch, served)
-        answers |= _personalisation(network, tested, split, part, questions)
+        # a device reads its sample the same way whatever parameters it holds, and that is most of the work
+        states, own = newest_states(network, questions.samples), newest_embeddings(network, questions.samples)
+        answers = _served(network, served, questions, states, own)
+        answers |= _personalisation(network, tested, split, part, questions, states, own)
+    else:
+        answers = {str(parameters): rank(network, questions, parameters) for parameters in (*ladder(served), SHARED)}
     return RunRecord(
         schema=1,
         grid=grid,
@@ -156,24 +159,34 @@ def ladder(served: Sequence[Served]) -> Iterator[Served]:
             yield Served(parameters.head, 2**power)
 
 
-def _served(network: nn.Module, served: Sequence[Served], questions: Questions) -> dict[str, Ranks]:
+def _served(
+    network: nn.Module, served: Sequence[Served], questions: Questions, states: Tensor, own: Tensor
+) -> dict[str, Ranks]:
     """Rank with all that devices of a network may hold, the best first, then as int8 packages, then shared."""
-    answers = {str(parameters): rank(network, questions, parameters) for parameters in dict.fromkeys(ladder(served))}
+
+    def ranked(parameters: Served) -> Ranks:
+        return rank_with_embeddings(network, questions, own, parameters, states=states)
+
+    answers = {str(parameters): ranked(parameters) for parameters in dict.fromkeys(ladder(served))}
     if isinstance(network, DuetNetwork):
         for parameters in served:
             if parameters.head in ("factors", "full"):
-                own = newest_embeddings(network, questions.samples)
                 answers[f"{parameters}{INT8}"] = rank_quantised(network, questions, own, parameters, Dtype.INT8)
-    return answers | {str(SHARED): answers.get(str(SHARED)) or rank(network, questions, SHARED)}
+    return answers | {str(SHARED): answers.get(str(SHARED)) or ranked(SHARED)}
 
 
 def _personalisation(
-    network: nn.Module, served: Served, split: LeaveOneOut, part: Part, questions: Questions
+    network: nn.Module,
+    served: Served,
+    split: LeaveOneOut,
+    part: Part,
+    questions: Questions,
+    states: Tensor,
+    own: Tensor,
 ) -> dict[str, Ranks]:
     users, length = split.users, questions.samples.shape[1]
     if len(users) < 2:
         raise DatasetTooSmall(what="evaluated users, to swap their parameters", count=len(users), needed=2)
-    own = newest_embeddings(network, questions.samples)
     conditions = {
         f"stale-{lag}": newest_embeddings(
             network, evaluation_samples(split, users, part, length, lag=lag).astype(np.int64)
@@ -184,7 +197,8 @@ def _personalisation(
     conditions["mean"] = own.mean(dim=0, keepdim=True).expand_as(own)
     conditions["swapped"] = own[torch.from_numpy(partners(len(users)))]
     return {
-        name: rank_with_embeddings(network, questions, embeddings, served) for name, embeddings in conditions.items()
+        name: rank_with_embeddings(network, questions, embeddings, served, states=states)
+        for name, embeddings in conditions.items()
     }
 
 
@@ -207,15 +221,36 @@ def newest_embeddings(network: nn.Module, samples: NDArray[np.int64]) -> Tensor:
     return torch.cat(parts)
 
 
-def rank_with_embeddings(network: nn.Module, questions: Questions, embeddings: Tensor, served: Served) -> Ranks:
+def newest_states(network: nn.Module, samples: NDArray[np.int64]) -> Tensor:
+    """Return what devices make of their samples ``[U, T]``, whatever parameters they hold: states ``[U, S]``."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(samples), BATCH):
+            batch = samples[start : start + BATCH]
+            positions = torch.from_numpy(last_positions(batch.astype(np.int32)))
+            states, _ = network.condition(torch.from_numpy(batch), positions, SHARED)  # type: ignore[operator]
+            parts.append(states)
+    return torch.cat(parts)
+
+
+def rank_with_embeddings(
+    network: nn.Module, questions: Questions, embeddings: Tensor, served: Served, *, states: Tensor | None = None
+) -> Ranks:
     """Rank the held-out items on devices whose parameters were generated from given embeddings ``[U, D]``.
 
     The sample that a device ranks from stays its own newest one.
+
+    Args:
+        network: The network, in evaluation mode.
+        questions: The questions.
+        embeddings: What the parameters are generated from.
+        served: Which parameters are.
+        states: What the devices make of their samples, if that is known: :func:`newest_states`.
     """
+    known = newest_states(network, questions.samples) if states is None else states
 
     def condition(rows: slice, samples: Tensor, positions: Tensor) -> tuple[Tensor, Sequence[LayerResidual] | None]:
-        states, _ = network.condition(samples, positions, SHARED)  # type: ignore[operator]
-        return states, network.residuals(embeddings[rows], served)  # type: ignore[operator]
+        return known[rows], network.residuals(embeddings[rows], served)  # type: ignore[operator]
 
     return rank_conditioned(network, questions, condition, batch_size=BATCH)
 
