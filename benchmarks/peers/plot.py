@@ -11,7 +11,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from benchmarks.peers.contenders import FINE_TUNING, OURS, OURS_TWO, PAIRS, SPLIT
 from benchmarks.peers.record import Medians, Row, counted, medians
-from duet.evaluation.plots import GRID, INK, MUTED
+from duet.evaluation.plot_style import GRID, INK, MUTED
 from duet.training.checkpoint import write_atomically
 
 _OURS, _OTHERS = "#c65d21", "#8fa3b5"

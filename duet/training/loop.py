@@ -215,16 +215,19 @@ def _train_epoch(
         share = torch.count_nonzero(own) / torch.count_nonzero(batch)
         loss = None
         if share:
-            loss = share * objective(
-                network,  # type: ignore[arg-type]
-                inputs[rows][workers.rank :: workers.size],
-                own,
-                served,
-                options,
-                item_count=task.outputs,
-                generator=negatives,
-                lag=lag,
-                delta_penalty=config.generator.delta_penalty,
+            loss = (
+                share
+                * objective(
+                    network,  # type: ignore[arg-type]
+                    inputs[rows][workers.rank :: workers.size],
+                    own,
+                    served,
+                    options,
+                    item_count=task.outputs,
+                    generator=negatives,
+                    lag=lag,
+                    delta_penalty=config.generator.delta_penalty,
+                )
             )
         value = workers.backward(network, loss)
         if not math.isfinite(value):
