@@ -37,7 +37,7 @@
     ├── TrainingError             a run cannot go on, or cannot be used
     │   ├── DivergedTraining
     │   ├── UnusableRun
-    │   └── DatasetTooSmall, LostWorkers
+    │   └── DatasetTooSmall, LostWorkers, TooManyWorkers
     ├── DeviceError               the device cannot start
     │   ├── CloudUnreachable
     │   ├── NoDeviceModel

@@ -24,3 +24,16 @@ class LostWorkers(TrainingError):
             f"of them a core each, and repeat the command to go on in {path}."
         )
         self.workers, self.path, self.epoch, self.reason = workers, str(path), epoch, reason
+
+
+class TooManyWorkers(TrainingError):
+    """More workers were asked for than a run can be shared among."""
+
+    code = "too_many_workers"
+
+    def __init__(self, *, workers: int, schedule: str) -> None:
+        super().__init__(
+            f"Expected one worker where optimisation.schedule is {schedule}, whose second stage begins with what the first "
+            f"has saved; got {workers}. Train it with --workers 1, or jointly."
+        )
+        self.workers, self.schedule = workers, schedule

@@ -20,7 +20,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from duet.protocol.errors import DuetError
-from duet.protocol.training_errors import LostWorkers
+from duet.protocol.training_errors import LostWorkers, TooManyWorkers
 from duet.training.checkpoint import Epoch, Progress, read_progress
 from duet.training.config import TrainingConfig
 from duet.training.loop import Observer, claim
@@ -61,11 +61,14 @@ def train(
         observer: Whom to tell, in this process.
 
     Raises:
+        TooManyWorkers: If the run has stages, and there is more than one.
         LostWorkers: If workers died more than ``FAILURES`` times.
         DuetError: What the loop raises.
         OSError: If the first worker cannot write the run folder.
     """
     folder, observer = folder.absolute(), observer or Observer()
+    if workers > 1 and config.optimisation.schedule != "joint":
+        raise TooManyWorkers(workers=workers, schedule=config.optimisation.schedule)
     task_of(config, data)
     _wait_for_lock(folder)
     with lock(folder):

@@ -89,3 +89,24 @@ def test_workers_end_with_the_same_weights_whatever_they_draw(tiny_config, tmp_p
     last = load_file(run / "last.safetensors")
     assert all((last[f"network.{name}"] == tensor).all() for name, tensor in first.items())
     assert [json.loads(line)["epoch"] for line in (run / "history.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_a_run_in_stages_is_not_shared(tiny_config, tmp_path):
+    config = changed(tiny_config, optimisation__schedule="staged")
+
+    # in a process of its own: Ray Train reads its variables when it is imported
+    program = (
+        "import sys; from pathlib import Path; from duet.data.loading import load; "
+        "from duet.training.config import read_config; from duet.training.scale_out import train; "
+        "train(read_config(Path(sys.argv[1])), load('synthetic:tiny'), Path(sys.argv[2]), workers=2)"
+    )
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "config.yaml"), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    assert "TooManyWorkers: Expected one worker where optimisation.schedule is staged" in done.stderr
+    assert not (tmp_path / "run").exists()
