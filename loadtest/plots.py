@@ -29,6 +29,8 @@ RUNG_COLOURS = {
 PERCENTILES = {"p50": (0.5, "#9fc5e8"), "p95": (0.95, "#4a90d9"), "p99": (0.99, "#1c5fa8"), "p99.9": (0.999, "#0b2545")}
 PLAN_COLOURS = (COOL, "#0b2545", "#8719e0", LATE, "#3aa6a6", "#b5179e", "#8a6d00", "#9fc5e8")
 _MOST_BINS = 120
+_NEWS_S = 5
+"""How long a number of replicas counts after it was told; it is asked for every two seconds."""
 _WIDTH = 9.0
 
 
@@ -74,8 +76,8 @@ class OverTime:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         return self._finished(figure, axes)
 
-    def misses(self) -> Figure:
-        """Draw the share of updates that were not in time."""
+    def misses(self, recovery_s: float = math.nan) -> Figure:
+        """Draw the share of updates that were not in time, and when that was over after a disturbance."""
         figure, axes = self._figure("% not in time")
         shares = [
             100 * (1 - each.of("outcome").get("in-time", 0) / each.counts["due"]) if each.counts["due"] else math.nan
@@ -86,6 +88,9 @@ class OverTime:
         self._step(axes, shares, BAD, "not in time", width=1.5)
         axes.axhline(100 * (1 - IN_TIME_SHARE), color=INK, lw=1, ls="--", label="1 %: the knee")
         axes.set_ylim(0, max(5.0, *(share * 1.1 for share in shares if not math.isnan(share)), 0))
+        ends_s = [phase.start_s + phase.seconds for phase in self._phases if phase.role is Role.DISTURBED]
+        if ends_s and math.isfinite(recovery_s):
+            axes.axvline(ends_s[-1] + recovery_s, color=GOOD, lw=2, label=f"recovered, {recovery_s:.0f} s after")
         return self._finished(figure, axes)
 
     def plans(self) -> Figure | None:
@@ -96,6 +101,11 @@ class OverTime:
         """Draw how far down the ladder the server went."""
         return self._stack("rung", "% of updates", RUNG_COLOURS)
 
+    def versions(self) -> Figure | None:
+        """Draw which versions devices got; None where it was one and the same."""
+        named = {name for each in self._bins for name in each.of("version")}
+        return self._stack("version", "% of verified replies", None) if len(named) > 1 else None
+
     def replicas(self) -> Figure | None:
         """Draw healthy replicas; None where the server does not tell."""
         names = sorted({name for each in self._bins for name in each.gauges_of("replicas")})
@@ -103,10 +113,12 @@ class OverTime:
             return None
         figure, axes = self._figure("healthy replicas", height=1.7)
         for name, colour in zip(names, PLAN_COLOURS * len(names), strict=False):
-            known, values = math.nan, []
+            known, unheard, values = math.nan, 0, []
             for each in self._bins:
-                known = each.gauges_of("replicas").get(name, known)
-                values.append(known)
+                told = each.gauges_of("replicas").get(name)
+                known, unheard = (known, unheard + self._width) if told is None else (told, 0)
+                # what was told last is no news for long: a server that has died tells nothing
+                values.append(known if unheard <= _NEWS_S else math.nan)
             self._step(axes, values, colour, name, width=1.8)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -201,6 +213,16 @@ class OverTime:
             axes.axvline(phase.start_s, color=GRID, lw=1, zorder=0)
         for event in self._run.events:
             axes.axvline(event.at_s, color=INK, lw=1.2, ls="-.")
+            axes.annotate(
+                event.name,
+                (event.at_s, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -9),
+                textcoords="offset points",
+                fontsize=8,
+                weight="bold",
+                color=INK,
+            )
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.05, 1.0), frameon=False, handlelength=1.4)
         return figure
 

@@ -15,17 +15,17 @@ import jinja2
 from matplotlib.figure import Figure
 
 from loadtest.figures import Figures, PhaseFigures
+from loadtest.headline import CPU_LIMIT, VOID, headline_of
 from loadtest.plots import OverTime, latency_over_load, svg
 from loadtest.run import Run, saturation_of
 from loadtest.slo import GENERATOR, Check, check, exit_code, load_objectives
 from loadtest.timeline import CPU, IN_FLIGHT, LAG, LATENCY, SERVICE, USERS
 from loadtest.updates import OUTCOMES
+from loadtest.words import number, percent, told, written
 
 HTML, JSON, CSV = "report.html", "report.json", "seconds.csv"
 
-_VERDICTS = {0: ("met its objectives", "pass"), 1: ("missed its objectives", "fail"), 3: ("says nothing", "void")}
-_VOID = 3
-_CPU_LIMIT = 0.9
+_VERDICTS = {0: ("met its objectives", "pass"), 1: ("missed its objectives", "fail"), VOID: ("says nothing", "void")}
 _MOST_FAULTS = 12
 _ENOUGH_FOR_P999 = 100_000
 
@@ -79,50 +79,41 @@ def write_report(folder: Path, run: Run, slo: Path) -> Result:
         for event in run.events
     ]
     code = exit_code(checks)
+    headline = headline_of(run, figures, phases, checks, code)
     texts = {
         CSV: _csv(run),
-        JSON: _json(run, figures, phases, checks, code),
-        HTML: _html(run, figures, phases, checks, code),
+        JSON: _json(run, figures, phases, checks, code, headline),
+        HTML: _html(run, figures, phases, checks, code, headline),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         _write(folder / name, text)
-    lines = [f"{_headline(run, figures, code)} The run {_VERDICTS[code][0]}."]
+    lines = [f"{headline} The run {_VERDICTS[code][0]}."]
     lines += [
-        f"  missed: {each.figure} {each.limit}, measured {_figure(each.measured)}" for each in checks if not each.holds
+        f"  missed: {told(each.figure)} {each.limit}, measured {written(each.figure, each.measured)}"
+        for each in checks
+        if not each.holds
     ]
     return Result(code, tuple(checks), (*lines, f"Report: {folder / HTML}"))
 
 
-def _headline(run: Run, figures: Figures, code: int) -> str:
-    """Say in a sentence what was found."""
-    if code == _VOID:
-        return "No result: the load generator was the limit, or the run was cut short."
-    if run.plan.kind == "saturation":
-        _, phases = run.figures()
-        found = saturation_of(phases, _CPU_LIMIT)
-        return f"Capacity: {found.capacity_rps:,.0f} updates a second in time."
-    if len({phase.load for phase in run.figures()[1] if phase.role == "measured"}) > 1 and run.plan.kind == "open":
-        if math.isnan(figures.knee_rps):
-            return "Not even the smallest load was carried."
-        return f"Carries {figures.knee_rps:,.0f} updates a second with 99 % in time."
-    return f"{100 * figures.in_time_share:.2f} % of {figures.due:,.0f} updates in time."
-
-
 def _summary(figures: Figures) -> str:
     return (
-        f"{figures.due:,.0f} updates measured, {_percent(figures.in_time_share)} in time, "
-        f"{_percent(figures.failed_share)} failed; p50 {_figure(figures.p50_ms)}, p99 {_figure(figures.p99_ms)}, "
-        f"p99.9 {_figure(figures.p999_ms)} ms beside the server."
+        f"{figures.due:,.0f} updates measured, {percent(figures.in_time_share)} in time, "
+        f"{percent(figures.failed_share)} failed; p50 {number(figures.p50_ms)}, p99 {number(figures.p99_ms)}, "
+        f"p99.9 {number(figures.p999_ms)} ms beside the server."
         + (" So few updates say little about p99.9." if figures.due < _ENOUGH_FOR_P999 else "")
     )
 
 
-def _html(run: Run, figures: Figures, phases: Sequence[PhaseFigures], checks: Sequence[Check], code: int) -> str:
+def _html(
+    run: Run, figures: Figures, phases: Sequence[PhaseFigures], checks: Sequence[Check], code: int, headline: str
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"figure": _figure, "percent": _percent}
+    environment.filters |= {"figure": number, "percent": percent, "told": told}
+    environment.globals["written"] = written
     total = run.timeline.total
     verdict, verdict_class = _VERDICTS[code]
     versions = total.of("version")
@@ -130,7 +121,7 @@ def _html(run: Run, figures: Figures, phases: Sequence[PhaseFigures], checks: Se
     faulty = total.of("faulty")
     return environment.get_template("report.html.j2").render(
         run=run,
-        headline=_headline(run, figures, code),
+        headline=headline,
         verdict=verdict,
         verdict_class=verdict_class,
         summary=_summary(figures),
@@ -142,7 +133,7 @@ def _html(run: Run, figures: Figures, phases: Sequence[PhaseFigures], checks: Se
         versions=f"Versions served: {', '.join(f'{name} ({count:,})' for name, count in versions.items()) or 'none'}.",
         faulty=f"Faulty requests sent on purpose: {sum(faulty.values()):,}, of which "
         f"{faulty.get('mishandled', 0):,} were not refused as documented.",
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        written_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
@@ -163,18 +154,23 @@ def _plots(run: Run, figures: Figures, phases: Sequence[PhaseFigures]) -> list[P
             "Each update stands in the second in which it was due. Grey phases are warm-up, orange ones a disturbance.",
         ),
         (
-            f"Latency beside the server: p99 {_figure(figures.p99_ms)} ms",
+            f"Latency beside the server: p99 {number(figures.p99_ms)} ms",
             over_time.latency(share_ms),
             from_due if run.plan.kind == "open" else from_sent,
         ),
         (
-            f"Budget misses: {_percent(1 - figures.in_time_share)}",
-            over_time.misses(),
+            f"Budget misses: {percent(1 - figures.in_time_share)}",
+            over_time.misses(figures.recovery_s),
             "Late, shed, refused, failed and dropped together.",
         ),
         ("Plan mix", over_time.plans(), "Which representation devices got; keep is a 204."),
         ("Rungs", over_time.rungs(), "plan: generated; keep and shared cost no computing; shed is 429 or 503."),
-        ("Replicas", over_time.replicas(), "By the server's own metrics; they arrive some seconds late."),
+        ("Versions", over_time.versions(), "Which version the replies were of, by the first digits of its digest."),
+        (
+            "Replicas",
+            over_time.replicas(),
+            "By the server's own metrics, which arrive some seconds late; a gap is a server that told nothing.",
+        ),
         (
             "The load generator itself",
             over_time.generator(),
@@ -203,12 +199,14 @@ def _networks(run: Run) -> list[NetworkRow]:
     return rows
 
 
-def _json(run: Run, figures: Figures, phases: Sequence[PhaseFigures], checks: Sequence[Check], code: int) -> str:
+def _json(
+    run: Run, figures: Figures, phases: Sequence[PhaseFigures], checks: Sequence[Check], code: int, headline: str
+) -> str:
     shape = run.plan.shape
     document = {
         "format": 1,
         "exit_code": code,
-        "headline": f"{_headline(run, figures, code)} The run {_VERDICTS[code][0]}.",
+        "headline": f"{headline} The run {_VERDICTS[code][0]}.",
         "run": {
             "kind": run.plan.kind,
             "shape": run.plan.name,
@@ -222,7 +220,7 @@ def _json(run: Run, figures: Figures, phases: Sequence[PhaseFigures], checks: Se
         "figures": asdict(figures),
         "phases": [asdict(phase) for phase in phases],
         "checks": [asdict(each) for each in checks],
-        "saturation": asdict(saturation_of(list(phases), _CPU_LIMIT)) if run.plan.kind == "saturation" else None,
+        "saturation": asdict(saturation_of(list(phases), CPU_LIMIT)) if run.plan.kind == "saturation" else None,
         "seconds": run.timeline.to_json(),
     }
     return json.dumps(_finite(document), indent=1)
@@ -235,10 +233,10 @@ def _csv(run: Run) -> str:
     columns += ["service_p99_ms", "lag_p99_ms", "cpu_share", "in_flight", "users", "plan", "keep", "shared"]
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    for number in sorted(run.timeline.seconds):
-        second = run.timeline.seconds[number]
+    for at_s in sorted(run.timeline.seconds):
+        second = run.timeline.seconds[at_s]
         outcomes, answers = second.of("outcome"), second.of("answer")
-        row: dict[str, object] = {"second": number, "due": second.counts["due"]}
+        row: dict[str, object] = {"second": at_s, "due": second.counts["due"]}
         row |= {name: outcomes.get(name, 0) for name in OUTCOMES}
         row |= {name: second.counts[name] for name in ("dropped", "retries")}
         quantiles = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
@@ -263,23 +261,6 @@ def _finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _figure(value: float) -> str:
-    if math.isnan(value):
-        return "not measured"
-    if math.isinf(value):
-        return "never"
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def _percent(share: float) -> str:
-    """Write a share so that 0 % and 100 % are said of nothing else."""
-    if math.isnan(share):
-        return "–"
-    if 0 < share < 1e-4 or 0 < 1 - share < 1e-4:
-        return "< 0.01 %" if share < 0.5 else "> 99.99 %"
-    return f"{100 * share:.2f} %".replace(".00 %", " %")
 
 
 def _write(path: Path, text: str) -> None:

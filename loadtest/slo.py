@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
 
 from loadtest.figures import Figures
 from loadtest.shapes import read_yaml
+from loadtest.words import written
 
 SLO_FILE = Path(__file__).with_name("slo.yaml")
 
@@ -36,9 +37,10 @@ class Limit(BaseModel):
             return False
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
-    def __str__(self) -> str:
+    def told(self, figure: str) -> str:
+        """Write it with the unit of a figure."""
         sides = (("≥", self.at_least), ("≤", self.at_most))
-        return " and ".join(f"{sign} {value:g}" for sign, value in sides if value is not None)
+        return " and ".join(f"{sign} {written(figure, value)}" for sign, value in sides if value is not None)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def check(objectives: Mapping[str, Mapping[str, Limit]], figures: Figures, *, is
     In closed loop nothing is due at a time, so there is no lag of the generator to be held to.
     """
     return [
-        Check(figure, str(limit), figures.value(figure), limit.holds(figures.value(figure)), name == GENERATOR)
+        Check(figure, limit.told(figure), figures.value(figure), limit.holds(figures.value(figure)), name == GENERATOR)
         for name, limits in objectives.items()
         for figure, limit in limits.items()
         if is_open_loop or figure != "lag_p99_ms"

@@ -222,10 +222,13 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 def _print(report: dict[str, Any], page: Path, console: "Console") -> None:
     from rich.table import Table
 
-    table = Table("figure", "limit", "measured", "", box=None, header_style="bold")
+    from loadtest.words import told, written
+
+    table = Table("objective", "measured", "limit", "", box=None, header_style="bold")
     for row in report["checks"]:
-        measured = "–" if row["measured"] is None else f"{row['measured']:.4g}"
-        table.add_row(row["figure"], row["limit"], measured, "[green]pass[/]" if row["holds"] else "[red]fail[/]")
+        measured = "–" if row["measured"] is None else written(row["figure"], row["measured"])
+        verdict = "[green]pass[/]" if row["holds"] else "[red]fail[/]"
+        table.add_row(told(row["figure"]), measured, row["limit"], verdict)
     console.print(table)
     console.print(report["headline"])
     typer.echo(f"Report: {page}")
