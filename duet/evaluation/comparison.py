@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duet.evaluation.intervals import mean_interval
-from duet.evaluation.record import METRICS, RunRecord
+from duet.evaluation.record import INT8, METRICS, RunRecord
 from duet.protocol.errors import UnusableRun
 from duet.training.config import difference
 
@@ -52,6 +52,11 @@ class Variant:
     def model(self) -> str:
         """What was trained: ``static``, ``duet``, …; several variants may be one model with other settings."""
         return self.records[0].config.model
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The conditions that devices may really be in; records of before int8 packages were ranked have fewer."""
+        return tuple(name for name in self.records[0].served if all(name in record.answers for record in self.records))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -146,7 +151,7 @@ def group_runs(records: Iterable[RunRecord]) -> dict[str, Variant]:
         for other in group:
             config = other.config.model_copy(update={"seed": record.seed})
             different = difference(config, record.config)
-            if record.answers.keys() != other.answers.keys():
+            if _conditions(record) != _conditions(other):
                 different = f"{', '.join(record.answers)} here, {', '.join(other.answers)} there"
             if other.seed == record.seed or different is not None or other.dataset.name != record.dataset.name:
                 raise UnusableRun(
@@ -170,6 +175,10 @@ def families(variants: Mapping[str, Variant]) -> dict[str, dict[str, Variant]]:
     return parts
 
 
+def _conditions(record: RunRecord) -> set[str]:
+    return {condition for condition in record.answers if not condition.endswith(INT8)}
+
+
 def baseline_of(variants: Mapping[str, Variant], model: str, variant: Variant | None = None) -> Variant | None:
     """Return the first baseline of a model: of the variant's very sizes if there is one, else of its backbone."""
     found = [other for other in variants.values() if other.model == model]
@@ -189,7 +198,7 @@ def compare(records: Sequence[RunRecord], *, baseline: str = "static") -> list[R
     groups = group_runs(records)
     rows = []
     for name, best in groups.items():
-        for variant in map(best.under, best.records[0].served):
+        for variant in map(best.under, best.served):
             reference = groups.get(baseline) if name != baseline else None
             rows.append(_row(variant, reference))
     return rows

@@ -127,7 +127,7 @@ def _by_bytes(variant: Variant, static: Variant) -> list[tuple[float, Interval, 
     record = variant.records[0]
     sizes = {"shared": 0} | {name: size["float32"] for name, size in record.sizes.update.items()}
     sizes |= {
-        f"{name}{INT8}": size["int8"] for name, size in record.sizes.update.items() if f"{name}{INT8}" in record.answers
+        f"{name}{INT8}": size["int8"] for name, size in record.sizes.update.items() if f"{name}{INT8}" in variant.served
     }
     gains = [
         (size / 1000, variant.under(condition).minus(static, METRIC), condition) for condition, size in sizes.items()

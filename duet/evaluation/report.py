@@ -292,7 +292,7 @@ def _order(condition: str) -> tuple[int, int]:
 
 
 def _served(variants: Mapping[str, Variant]) -> list[Variant]:
-    return [variant.under(condition) for variant in variants.values() for condition in variant.records[0].served]
+    return [variant.under(condition) for variant in variants.values() for condition in variant.served]
 
 
 def _mean(variant: Variant, metric: str) -> str:

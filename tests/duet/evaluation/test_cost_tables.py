@@ -91,3 +91,14 @@ def test_every_backbone_is_compared_with_its_own_baseline():
     }
     assert baseline_of(variants, "static", variants["gru4rec-duet-r4"]).name == "gru4rec-static"
     assert baseline_of(variants, "capacity-matched", variants["duet-r4"]) is None
+
+
+def test_a_seed_that_was_ranked_before_int8_packages_were_is_compared_in_what_it_has():
+    skills = {"factors-r4": 3.0, "shared": 1.0, "mean": 1.0, "swapped": 0.2}
+    new = {"factors-r4": 3.0, "factors-r4-int8": 2.9, "shared": 1.0, "mean": 1.0, "swapped": 0.2}
+
+    mixed = group_runs([made_up_duet(seed=0, skills=new), made_up_duet(seed=1, skills=skills)])["duet-r4"]
+    both = group_runs([made_up_duet(seed=seed, skills=new) for seed in (0, 1)])["duet-r4"]
+
+    assert mixed.served == ("factors-r4", "shared")
+    assert both.served == ("factors-r4", "factors-r4-int8", "shared")

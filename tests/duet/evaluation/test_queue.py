@@ -82,7 +82,7 @@ def test_every_run_leaves_a_record_that_can_be_compared(cells, finished):
     rows = {row.label: row for row in compare(records)}
 
     assert sorted(path.stem for path in (finished.results / "tiny").iterdir()) == sorted(NAMES)
-    served = ("factors-r3", "factors-r2", "factors-r1", "shared")
+    served = ("factors-r3", "factors-r2", "factors-r1", "factors-r3-int8", "shared")
     assert list(rows) == ["static", *(f"duet-r3, {condition}" for condition in served)]
     assert {row.seeds for row in rows.values()} == {(0, 1)}
     assert rows["duet-r3, factors-r3"].differences is not None
