@@ -100,12 +100,18 @@ def _fine_tuning(
 
 def _generation(network: DuetNetwork, samples: torch.Tensor, served: Served) -> Way:
     newest = torch.from_numpy(last_positions(samples.numpy().astype(np.int32)))
-    columns = newest % samples.shape[1]
+    columns, head = newest % samples.shape[1], served.head
+    folded = None
+    if head in ("factors", "full"):
+        # decoders are mixed once a version, when it is published, and not once a device
+        with torch.no_grad():
+            folded = network.generator.fold(head)
 
     def generate(rows: slice) -> object:
         with torch.inference_mode():
             embeddings = network.embeddings(samples[rows])
-            return network.residuals(embeddings[torch.arange(len(embeddings)), columns[rows]], served)
+            own = embeddings[torch.arange(len(embeddings)), columns[rows]]
+            return network.residuals(own, served) if folded is None else torch.addmm(folded[1], own, folded[0].T)
 
     return Way(lambda device: generate(slice(device, device + 1)), lambda: generate(slice(None)))
 
