@@ -33,7 +33,7 @@ class TooManyWorkers(TrainingError):
 
     def __init__(self, *, workers: int, schedule: str) -> None:
         super().__init__(
-            f"Expected one worker where optimisation.schedule is {schedule}, whose second stage begins with what the first "
-            f"has saved; got {workers}. Train it with --workers 1, or jointly."
+            f"Expected one worker where optimisation.schedule is {schedule}, whose second stage begins with what the "
+            f"first has saved; got {workers}. Train it with --workers 1, or jointly."
         )
         self.workers, self.schedule = workers, schedule
