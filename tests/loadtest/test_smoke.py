@@ -12,11 +12,13 @@ import pytest
 from tests.integration.background_server import duet
 from tests.loadtest.serving_fake import ServingFake
 
-pytestmark = [pytest.mark.serve, pytest.mark.alone, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 TINY = ("--model", "tiny", "--world", "tiny")
 
 
+@pytest.mark.serve
+@pytest.mark.alone
 def test_a_minute_of_devices_against_the_service_passes_its_objectives(tiny_version, tmp_path):
     models = tiny_version.folder.parents[1]
     command = duet("loadtest", "smoke", *TINY, "--models", str(models), "--rate", "20", "--out", str(tmp_path))
