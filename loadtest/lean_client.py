@@ -40,6 +40,7 @@ class Exchange(NamedTuple):
         status: Of the reply; 0 where there was none.
         reply_bytes: Size of its body.
         reply: Head and body, of some replies; empty of the others.
+        retries: How often it was sent before.
     """
 
     number: int
@@ -49,17 +50,22 @@ class Exchange(NamedTuple):
     status: int
     reply_bytes: int
     reply: bytes = b""
+    retries: int = 0
+
+
+Retry = Callable[[int, int, int, float], float | None]
+"""Given request, status, retries so far and what Retry-After says, in seconds: the pause, or None to be content."""
 
 
 class _Connection:
     """One socket with at most one request under way."""
 
-    __slots__ = ("_address", "_context", "buffer", "due_s", "number", "place", "sent_s", "socket")
+    __slots__ = ("_address", "_context", "buffer", "due_s", "number", "place", "rest", "retries", "sent_s", "socket")
 
     def __init__(self, place: int, address: tuple[str, int], context: ssl.SSLContext | None) -> None:
         self.place, self._address, self._context = place, address, context
         self.socket: socket.socket | None = None
-        self.buffer, self.number, self.due_s, self.sent_s = b"", -1, 0.0, 0.0
+        self.buffer, self.rest, self.number, self.retries, self.due_s, self.sent_s = b"", b"", -1, 0, 0.0, 0.0
 
     def open(self) -> socket.socket:
         """Connect. Raises ``OSError``."""
@@ -75,7 +81,17 @@ class _Connection:
         if self.socket is not None:
             self.socket.close()
             self.socket = None
-        self.buffer = b""
+        self.buffer = self.rest = b""
+
+    def write(self, message: bytes) -> bool:
+        """Send, or as much as there is room for; say whether that was all. Raises ``OSError``."""
+        assert self.socket is not None
+        try:
+            sent = self.socket.send(message)
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            sent = 0
+        self.rest = message[sent:]
+        return not self.rest
 
     def read(self) -> tuple[int, int] | None:
         """Read what is there: status and size of the body once all of it is, None before that.
@@ -115,6 +131,7 @@ class LeanClient:
         exchanges: What has come back, or was given up.
         dropped_s: When requests were due that were never sent, because too many were under way.
         cpu: Share of a core that this process took, by second of the run.
+        under_way: Requests under way, by second of the run.
         cpu_s: Processor time that it took.
         ran_s: How long the last run lasted.
 
@@ -135,6 +152,8 @@ class LeanClient:
         self.exchanges: list[Exchange] = []
         self.dropped_s: list[float] = []
         self.cpu: dict[int, float] = {}
+        self.under_way: dict[int, int] = {}
+        self._retry: Retry | None = None
         self.cpu_s = self.ran_s = 0.0
 
     def saturate(self, users: Callable[[float], float], seconds: float) -> None:
@@ -164,32 +183,45 @@ class LeanClient:
                     idle(self._connections[heapq.heappop(asleep)[1]], 0.0)
                 self._take(self._selector.select(min(_STEP_S, seconds - now_s)))
 
-    def arrive(self, due: Iterable[float], *, most: int = 1000) -> None:
+    def arrive(self, due: Iterable[float], *, most: int = 1000, retry: Retry | None = None) -> None:
         """Send when requests are due, whatever has come back, and wait for the last replies; Ctrl-C ends it early.
 
         Args:
             due: When, in seconds from the start, ascending.
             most: How many may be under way; what is due beyond them is dropped.
+            retry: When to send again what was not answered; never by default.
         """
         free: list[_Connection] = []
-        with self._running(lambda connection, _: free.append(connection)):
+
+        def has_room() -> bool:
+            return bool(free) or len(self._connections) < most
+
+        def send(due_s: float, number: int | None = None, retries: int = 0) -> None:
+            self._send(free.pop() if free else self._connected(), due_s, number, retries)
+
+        def wait_until(at_s: float) -> None:
+            # also where there is no time left to wait: replies are read here
+            self._read(0.0)
+            while (now_s := self._now_s()) < at_s:
+                while self._again and self._again[0][0] <= now_s and has_room():
+                    send(*heapq.heappop(self._again)[1:])
+                self._read(min(at_s - now_s, _STEP_S, max(0.0, self._again[0][0] - now_s) if self._again else _STEP_S))
+
+        with self._running(lambda connection, _: free.append(connection), retry):
             for due_s in due:
-                # also where there is no time left to wait: replies are read here
-                self._read(0.0)
-                while (left_s := due_s - self._now_s()) > 0:
-                    self._read(min(left_s, _STEP_S))
-                if free:
-                    self._send(free.pop(), due_s)
-                elif len(self._connections) < most:
-                    self._send(self._connected(), due_s)
+                wait_until(due_s)
+                if has_room():
+                    send(due_s)
                 else:
                     self.dropped_s.append(due_s)
-            while len(free) < len(self._connections):
-                self._read(_STEP_S)
+            while self._again or len(free) < len(self._connections):
+                wait_until(self._now_s() + _STEP_S)
 
     @contextmanager
-    def _running(self, idle: Callable[["_Connection", float], None]) -> Iterator[None]:
-        self.exchanges, self.dropped_s, self.cpu, self._idle = [], [], {}, idle
+    def _running(self, idle: Callable[["_Connection", float], None], retry: Retry | None = None) -> Iterator[None]:
+        self.exchanges, self.dropped_s, self.cpu, self.under_way = [], [], {}, {}
+        self._idle, self._retry = idle, retry
+        self._again: list[tuple[float, float, int, int]] = []
         self._selector = selectors.DefaultSelector()
         self._started_s, self._watched_s = time.perf_counter(), 0.0
         self._watched_cpu_s = began_cpu_s = time.process_time()
@@ -212,15 +244,18 @@ class LeanClient:
         self._connections.append(connection)
         return connection
 
-    def _send(self, connection: _Connection, due_s: float | None = None) -> None:
-        connection.number = next(self._numbers)
+    def _send(
+        self, connection: _Connection, due_s: float | None = None, number: int | None = None, retries: int = 0
+    ) -> None:
+        connection.number, connection.retries = next(self._numbers) if number is None else number, retries
         connection.sent_s = self._now_s()
         connection.due_s = connection.sent_s if due_s is None else due_s
         try:
             if connection.socket is None:
                 self._selector.register(connection.open(), selectors.EVENT_READ, connection)
             assert connection.socket is not None
-            connection.socket.send(self._requests[connection.number])
+            if not connection.write(self._requests[connection.number]):
+                self._selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
         except OSError:
             self._lost(connection)
 
@@ -231,9 +266,13 @@ class LeanClient:
         self._take(self._selector.select(0))
 
     def _take(self, ready: Sequence[tuple[selectors.SelectorKey, int]]) -> None:
-        for key, _ in ready:
+        for key, event in ready:
             connection: _Connection = key.data
             try:
+                if event & selectors.EVENT_WRITE and connection.write(connection.rest):
+                    self._selector.modify(key.fileobj, selectors.EVENT_READ, connection)
+                if not event & selectors.EVENT_READ:
+                    continue
                 found = connection.read()
             except (OSError, ValueError):
                 self._lost(connection)
@@ -245,28 +284,33 @@ class LeanClient:
     def _received(self, connection: _Connection, status: int, size: int) -> None:
         now_s, reply = self._now_s(), connection.buffer
         connection.buffer = b""
-        is_kept = status not in (200, 204) or len(self.exchanges) % self._keep_every == 0
-        self.exchanges.append(
-            Exchange(
-                connection.number, connection.due_s, connection.sent_s, now_s, status, size, reply if is_kept else b""
-            )
-        )
-        connection.number = -1
-        if _CLOSES.search(reply, 0, len(reply) - size):
+        # a server that answers before it has read all of a request wants no more of it
+        if connection.rest or _CLOSES.search(reply, 0, len(reply) - size):
             self._hang_up(connection)
-        pause_s = 0.0
-        if status in _SHED:
-            told = _RETRY_AFTER.search(reply, 0, len(reply) - size)
-            pause_s = max(_PAUSE_S, float(told.group(1)) if told else 0.0)
-        self._idle(connection, pause_s)
+        told_s = 0.0
+        if status not in (200, 204) and (told := _RETRY_AFTER.search(reply, 0, len(reply) - size)):
+            told_s = float(told.group(1))
+        self._end(connection, now_s, status, size, reply, told_s)
 
     def _lost(self, connection: _Connection) -> None:
         self._hang_up(connection)
-        self.exchanges.append(
-            Exchange(connection.number, connection.due_s, connection.sent_s, self._now_s(), status=0, reply_bytes=0)
-        )
+        self._end(connection, self._now_s(), 0, 0, b"", 0.0)
+
+    def _end(
+        self, connection: _Connection, now_s: float, status: int, size: int, reply: bytes, retry_after_s: float
+    ) -> None:
+        number, retries = connection.number, connection.retries
+        pause_s = self._retry(number, status, retries, retry_after_s) if self._retry is not None else None
+        if pause_s is None:
+            is_kept = status not in (200, 204) or len(self.exchanges) % self._keep_every == 0
+            kept = reply if is_kept else b""
+            self.exchanges.append(
+                Exchange(number, connection.due_s, connection.sent_s, now_s, status, size, kept, retries)
+            )
+        else:
+            heapq.heappush(self._again, (now_s + pause_s, connection.due_s, number, retries + 1))
         connection.number = -1
-        self._idle(connection, _PAUSE_S)
+        self._idle(connection, max(_PAUSE_S, retry_after_s) if status in (0, *_SHED) else 0.0)
 
     def _hang_up(self, connection: _Connection) -> None:
         if connection.socket is not None:
@@ -280,6 +324,7 @@ class LeanClient:
             return
         cpu_s = time.process_time()
         self.cpu[int(self._watched_s)] = (cpu_s - self._watched_cpu_s) / (now_s - self._watched_s)
+        self.under_way[int(self._watched_s)] = sum(each.number >= 0 for each in self._connections)
         self._watched_s, self._watched_cpu_s = now_s, cpu_s
         for connection in self._connections:
             if connection.number >= 0 and now_s - connection.sent_s > _SILENCE_S:

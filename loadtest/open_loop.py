@@ -8,7 +8,7 @@ hide that). What cannot be sent for too many under way is counted as dropped, an
 
 import logging
 import shlex
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from pathlib import Path
 from random import Random
 
@@ -22,7 +22,7 @@ from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner, WorkerRunner
 
 from loadtest.arrivals import arrivals
 from loadtest.locust_cloud import LocustCloud, UnknownModel, end_run, end_run_without_model
-from loadtest.options import add_common_options, at_least, existing_file
+from loadtest.options import add_common_options, at_least, event_command, existing_file
 from loadtest.profiles import Population, load_mixes
 from loadtest.recorder import Recorder, recorder_of
 from loadtest.replies import BadReply
@@ -52,7 +52,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--on",
         action="append",
-        type=_command,
+        type=event_command,
         default=[],
         metavar="EVENT=COMMAND",
         include_in_web_ui=False,
@@ -64,13 +64,6 @@ def add_options(parser: ArgumentParser) -> None:
         include_in_web_ui=False,
         help="report.json of a saturation run, to draw beside this one",
     )
-
-
-def _command(text: str) -> tuple[str, str]:
-    name, separator, command = text.partition("=")
-    if not (separator and name and command):
-        raise ArgumentTypeError(f"Expected EVENT=COMMAND such as rollover='duet models activate demo v2', got {text}.")
-    return name, command
 
 
 class OpenLoop:

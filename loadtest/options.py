@@ -20,10 +20,10 @@ def add_common_options(parser: ArgumentParser) -> None:
     parser.add_argument("--histories", type=int, default=500, help="different histories that a process draws from")
     parser.add_argument("--retries", type=int, default=2, help="most retries of an update that was shed or lost")
     parser.add_argument(
-        "--malformed-share", type=_share, default=0.01, help="share of requests that are wrong on purpose"
+        "--malformed-share", type=share, default=0.01, help="share of requests that are wrong on purpose"
     )
     parser.add_argument(
-        "--oversized-share", type=_share, default=0.001, help="share of requests that are larger than a server reads"
+        "--oversized-share", type=share, default=0.001, help="share of requests that are larger than a server reads"
     )
     parser.add_argument(
         "--forgetful", action="store_true", help="devices never say what they hold, so that every update is generated"
@@ -48,11 +48,20 @@ def add_common_options(parser: ArgumentParser) -> None:
     )
 
 
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
+def share(text: str) -> float:
+    """Read a share."""
+    value = float(text)
+    if not 0 <= value <= 1:
         raise ArgumentTypeError(f"Expected a share from 0 to 1, got {text}.")
-    return share
+    return value
+
+
+def event_command(text: str) -> tuple[str, str]:
+    """Read what is to be run at an event."""
+    name, separator, command = text.partition("=")
+    if not (separator and name and command):
+        raise ArgumentTypeError(f"Expected EVENT=COMMAND such as rollover='duet models activate demo v2', got {text}.")
+    return name, command
 
 
 def at_least(smallest: float) -> Callable[[str], float]:

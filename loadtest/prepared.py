@@ -5,7 +5,7 @@ Replies do not change what is sent: a device says that it holds what it would ha
 
 import json
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from urllib.parse import urlsplit
 
@@ -15,15 +15,16 @@ from duet.protocol.budget import Link
 from duet.protocol.errors import DuetError
 from duet.protocol.package import MEDIA_TYPE, tag_of
 from duet.protocol.representation import Representation
+from loadtest.faulty_requests import FaultyRequest, malformed_requests, oversized_request
 from loadtest.lean_client import Exchange
 from loadtest.profiles import NetworkMix, Population, budget_for, device_histories
-from loadtest.replies import KEEP, BadReply, OtherVersion, Refusal, ServedVersion, model_names, verify_reply
+from loadtest.replies import KEEP, BadReply, Refusal, Reply, ServedVersion, model_names, verify_reply
 from loadtest.timeline import LAG, LATENCY, SERVICE, Timeline
 
 _TIMEOUT_S = 15.0
 _KEEPS, _LATE = 204, 504
 _HISTORIES = 500
-_HEADERS = {"Content-Type": "application/json", "Accept": MEDIA_TYPE}
+JSON = "application/json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class PreparedRequest:
         profile: Network of the device.
         link: The same, as numbers.
         budget_ms: What the device gives it.
+        faulty: How it is wrong, where it is so on purpose.
     """
 
     message: bytes
@@ -47,6 +49,15 @@ class PreparedRequest:
     profile: str
     link: Link
     budget_ms: float
+    faulty: FaultyRequest | None = None
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """Shares of the requests that are wrong on purpose."""
+
+    malformed_share: float = 0.0
+    oversized_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,19 +102,19 @@ class Target:
         """
         try:
             with self._client() as client:
-                answer = client.post(f"/v1/models/{self.model}/parameters", content=body, headers=_HEADERS)
+                answer = client.post(f"/v1/models/{self.model}/parameters", content=body, headers=_headers(JSON))
             return Representation.parse(answer.headers["duet-plan"])
         except (httpx.HTTPError, KeyError, ValueError) as error:
             raise ValueError(f"Expected parameters from {self.url}, got: {str(error) or repr(error)}") from error
 
-    def message(self, body: bytes) -> bytes:
+    def message(self, body: bytes, content_type: str = JSON) -> bytes:
         """Put the head of an HTTP request before a body."""
         parts = urlsplit(self.url)
         lines = [
             f"POST {parts.path.rstrip('/')}/v1/models/{self.model}/parameters HTTP/1.1",
             f"Host: {parts.netloc}",
             f"Content-Length: {len(body)}",
-            *(f"{name}: {value}" for name, value in (_HEADERS | self._authorization).items()),
+            *(f"{name}: {value}" for name, value in (_headers(content_type) | self._authorization).items()),
         ]
         return "\r\n".join([*lines, "", ""]).encode() + body
 
@@ -124,6 +135,7 @@ def prepare(
     count: int,
     server_share_ms: float,
     is_forgetful: bool = False,
+    mistakes: Mistakes | None = None,
     seed: int = 0,
 ) -> list[PreparedRequest]:
     """Make what devices send, one after the other, as if each got what it asked for.
@@ -136,6 +148,7 @@ def prepare(
         count: How many requests.
         server_share_ms: What a budget leaves to the server.
         is_forgetful: Whether devices never say what they hold, so that parameters are generated for every request.
+        mistakes: How many requests are wrong on purpose; none by default.
         seed: Of all that is drawn.
 
     Raises:
@@ -145,6 +158,7 @@ def prepare(
     histories = device_histories(world, _HISTORIES, seed=seed)
     population = Population(histories, count // 4 + 1, length=served.sample_length, mix=mix, random=random)
     representation: Representation | None = None
+    mistakes = mistakes or Mistakes()
     made: list[PreparedRequest] = []
     while len(made) < count:
         number, device = population.draw()
@@ -156,10 +170,18 @@ def prepare(
             package_bytes=served.largest_package_bytes,
             server_share_ms=server_share_ms,
         )
-        body = json.dumps(request | {"budget_ms": round(budget_ms, 1)}).encode()
+        request["budget_ms"] = round(budget_ms, 1)
+        body = json.dumps(request).encode()
         prepared = PreparedRequest(
             target.message(body), len(body), request["sample"], device.held_tag, device.profile, device.link, budget_ms
         )
+        drawn = random.random()
+        if drawn < mistakes.oversized_share + mistakes.malformed_share:
+            is_oversized = drawn < mistakes.oversized_share
+            faulty = oversized_request(request) if is_oversized else random.choice(malformed_requests(request))
+            message = target.message(faulty.body, faulty.content_type)
+            made.append(replace(prepared, message=message, faulty=faulty))
+            continue
         made.append(prepared)
         if is_forgetful:
             continue
@@ -173,7 +195,7 @@ def prepare(
 def judged(
     exchanges: Sequence[Exchange],
     requests: Sequence[PreparedRequest],
-    served: ServedVersion,
+    versions: Sequence[ServedVersion],
     *,
     is_open_loop: bool,
     dropped_s: Sequence[float] = (),
@@ -185,21 +207,32 @@ def judged(
     Args:
         exchanges: What was sent and came back.
         requests: What was made before, which their numbers count.
-        served: The version that the replies are to be of.
+        versions: Those that the replies may be of.
         is_open_loop: Whether requests were due at a time.
         dropped_s: When some were due that were never sent.
     """
     timeline = Timeline()
-    sizes = {record.package_bytes for record in served.manifest.representations}
+    known = {version.digest.hex(): version for version in versions}
+    sizes = {record.package_bytes for version in versions for record in version.manifest.representations}
     for each in exchanges:
         request, second = requests[each.number], timeline.at(each.due_s)
+        if request.faulty is not None:
+            fault = request.faulty.judge(each.status, *_parsed(each.reply))
+            second.counts["faulty/refused" if fault is None else "faulty/mishandled"] += 1
+            if fault is not None:
+                second.counts[f"fault/{fault}"] += 1
+            continue
         counts, latency_ms = second.counts, 1000 * (each.received_s - each.due_s)
         counts["due"] += 1
-        if is_open_loop:
+        counts["retries"] += each.retries
+        if is_open_loop and not each.retries:
             second.observe(LAG, 1000 * (each.sent_s - each.due_s))
-        fault, plan = _verdict(each, request, served, sizes)
-        delivered_ms = latency_ms + request.link.exchange_ms(
-            request_bytes=request.body_bytes, response_bytes=each.reply_bytes
+        fault, reply = _verdict(each, request, known, sizes)
+        # of an attempt before the last one there is a refusal, which has next to no body
+        delivered_ms = (
+            latency_ms
+            + request.link.exchange_ms(request_bytes=request.body_bytes, response_bytes=each.reply_bytes)
+            + each.retries * request.link.exchange_ms(request_bytes=request.body_bytes, response_bytes=0)
         )
         if fault is None:
             outcome = "in-time" if delivered_ms <= request.budget_ms else "late"
@@ -211,9 +244,9 @@ def judged(
             counts[f"answer/{rung}"] += 1
             counts[f"rung/{rung}"] += 1
             counts["bytes"] += each.reply_bytes
-            if plan is not None:
-                counts[f"plan/{plan}"] += 1
-                counts[f"version/{served.digest.hex()[:8]}"] += 1
+            if reply is not None:
+                counts[f"plan/{reply.representation or KEEP}"] += 1
+                counts[f"version/{reply.version[:8]}"] += 1
         else:
             outcome = _outcome(each.status)
             counts[f"fault/{fault}"] += 1
@@ -224,24 +257,31 @@ def judged(
     return timeline
 
 
+def versions_of(exchanges: Sequence[Exchange]) -> set[str]:
+    """Name the versions that the replies say they are of, as digests in hexadecimal."""
+    found = (_parsed(each.reply)[0].get("duet-version", "") for each in exchanges if each.reply)
+    return {each for each in found if each}
+
+
 def _verdict(
-    exchange: Exchange, request: PreparedRequest, served: ServedVersion, sizes: Set[int]
-) -> tuple[str | None, str | None]:
-    """Say what is wrong with a reply, and which representation it has where somebody looked."""
+    exchange: Exchange, request: PreparedRequest, versions: Mapping[str, ServedVersion], sizes: Set[int]
+) -> tuple[str | None, Reply | None]:
+    """Say what is wrong with a reply, or return it where somebody looked."""
     if exchange.status == 200 and exchange.reply_bytes not in sizes:
         return "no package of this size is offered", None
     if exchange.status in (200, _KEEPS) and not exchange.reply:
         return None, None
     headers, body = _parsed(exchange.reply)
+    digest = headers.get("duet-version", "")
+    if exchange.status in (200, _KEEPS) and digest not in versions:
+        return "a version that is not served", None
+    served = versions.get(digest) or next(iter(versions.values()))
     try:
-        reply = verify_reply(
+        return None, verify_reply(
             exchange.status, headers, body, served=served, sample=request.sample, held_tag=request.held_tag
         )
     except (Refusal, BadReply) as error:
         return str(error), None
-    except OtherVersion as error:
-        return f"another version than at the start: {error}", None
-    return None, str(reply.representation or KEEP)
 
 
 def _outcome(status: int) -> str:
@@ -250,6 +290,10 @@ def _outcome(status: int) -> str:
     if status == _LATE:
         return "late"
     return "refused" if 400 <= status < 500 and status != 408 else "failed"
+
+
+def _headers(content_type: str) -> dict[str, str]:
+    return {"Content-Type": content_type, "Accept": MEDIA_TYPE}
 
 
 def _parsed(reply: bytes) -> tuple[Mapping[str, str], bytes]:

@@ -102,28 +102,30 @@ class GeneratorRun:
 
 
 def start_locust(url, folder, file, *options, phases=None, slo=SLO, faulty=False):
-    """Start a run whose shape, if any, is called ``mine`` and has these phases."""
-    folder.mkdir(parents=True)
-    (folder / "slo.yaml").write_text(slo)
-    command = [sys.executable, "-m", "locust", "-f", f"loadtest/{file}", "--host", url, "--headless", "--only-summary"]
-    command += ["--world", "tiny", "--mix", "home", "--server-share-ms", "500", "--histories", "50"]
-    command += ["--report", str(folder), "--slo", str(folder / "slo.yaml")]
-    command += [] if faulty else ["--malformed-share", "0", "--oversized-share", "0"]
-    if phases is not None:
-        (folder / "shapes.yaml").write_text(json.dumps({"mine": {"about": "A test.", "phases": phases}}))
-        command += ["--shapes", str(folder / "shapes.yaml"), "--shape", "mine"]
-    process = subprocess.Popen(
-        [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    return GeneratorRun(process, folder)
+    """Start Locust on a shape whose name, if there is one, is ``mine`` and which has these phases."""
+    line = ["locust", "-f", f"loadtest/{file}", "--headless", "--only-summary", "--histories", "50"]
+    return _start(line, url, folder, options, phases, slo, faulty=faulty)
+
+
+def start_lean(url, folder, *options, phases, slo=SLO, faulty=False):
+    """Start the lean open loop on a shape called ``mine`` with these phases."""
+    return _start(["loadtest.lean_open_loop"], url, folder, options, phases, slo, faulty=faulty)
 
 
 def start_saturation(url, folder, *options, slo=SLO):
     """Start a closed loop of ever more users."""
+    return _start(["loadtest.saturation"], url, folder, options, None, slo, faulty=True)
+
+
+def _start(program, url, folder, options, phases, slo, *, faulty):
     folder.mkdir(parents=True)
     (folder / "slo.yaml").write_text(slo)
-    command = [sys.executable, "-m", "loadtest.saturation", "--host", url, "--world", "tiny", "--mix", "home"]
+    command = [sys.executable, "-m", *program, "--host", url, "--world", "tiny", "--mix", "home"]
     command += ["--server-share-ms", "500", "--report", str(folder), "--slo", str(folder / "slo.yaml")]
+    command += [] if faulty else ["--malformed-share", "0", "--oversized-share", "0"]
+    if phases is not None:
+        (folder / "shapes.yaml").write_text(json.dumps({"mine": {"about": "A test.", "phases": phases}}))
+        command += ["--shapes", str(folder / "shapes.yaml"), "--shape", "mine"]
     process = subprocess.Popen(
         [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -99,7 +99,12 @@ def of_sample(request, **options):
         (of_sample, 0.01, "in-time", None),
         (of_sample, 0.06, "late", None),
         (lambda _: answer([1, 2, 3]), 0.01, "failed", "parameters of another sample"),
-        (lambda request: of_sample(request, manifest=manifest_bytes("v2")), 0.01, "failed", "another version than"),
+        (
+            lambda request: of_sample(request, manifest=manifest_bytes("v2")),
+            0.01,
+            "failed",
+            "a version that is not served",
+        ),
         (lambda _: (200, {}, b"not a package"), 0.01, "failed", "no package of this size is offered"),
         (lambda request: keep(request.sample), 0.01, "failed", "told to keep what is not held"),
         (lambda _: (429, {}, b'{"code": "overloaded"}'), 0.01, "shed", "shed: 429 overloaded"),
@@ -112,7 +117,7 @@ def of_sample(request, **options):
 def test_a_reply_is_verified_and_the_budget_decides(reply, latency_s, outcome, fault, cloud):
     requests = made(cloud, is_forgetful=True)
 
-    timeline = judged([exchange(reply(requests[0]), latency_s=latency_s)], requests, SERVED, is_open_loop=False)
+    timeline = judged([exchange(reply(requests[0]), latency_s=latency_s)], requests, [SERVED], is_open_loop=False)
 
     second = timeline.seconds[1]
     assert second.of("outcome") == {outcome: 1}
@@ -140,7 +145,10 @@ def test_the_package_travels_on_the_network_of_the_device(cloud):
 
     found = [
         judged(
-            [exchange((200, {}, b"x" * size), latency_s=latency_s, is_kept=False)], requests, SERVED, is_open_loop=False
+            [exchange((200, {}, b"x" * size), latency_s=latency_s, is_kept=False)],
+            requests,
+            [SERVED],
+            is_open_loop=False,
         ).total.of("outcome")
         for size in (record.package_bytes for record in SERVED.manifest.representations)
     ]
@@ -153,8 +161,8 @@ def test_of_replies_that_were_not_kept_status_and_size_count(cloud):
     requests = made(cloud, is_forgetful=True)
     good = of_sample(requests[0])
 
-    right = judged([exchange(good, is_kept=False)], requests, SERVED, is_open_loop=False).total
-    wrong = judged([exchange((200, {}, b"?"), is_kept=False)], requests, SERVED, is_open_loop=False).total
+    right = judged([exchange(good, is_kept=False)], requests, [SERVED], is_open_loop=False).total
+    wrong = judged([exchange((200, {}, b"?"), is_kept=False)], requests, [SERVED], is_open_loop=False).total
 
     assert right.of("outcome") == {"in-time": 1}
     assert right.of("version") == {}
@@ -165,7 +173,9 @@ def test_a_204_for_what_is_held_is_a_keep(cloud):
     requests = made(cloud, count=300)
     number = next(n for n, each in enumerate(requests) if each.held_tag == answer(each.sample)[1]["duet-tag"])
 
-    total = judged([exchange(keep(requests[number].sample), number=number)], requests, SERVED, is_open_loop=False).total
+    total = judged(
+        [exchange(keep(requests[number].sample), number=number)], requests, [SERVED], is_open_loop=False
+    ).total
 
     assert total.of("outcome") == {"in-time": 1}
     assert total.of("rung") == {"keep": 1}
@@ -175,7 +185,7 @@ def test_in_open_loop_times_count_from_when_it_was_due(cloud):
     requests = made(cloud, is_forgetful=True)
     sent = exchange(of_sample(requests[0]), latency_s=0.03, late_s=0.02)
 
-    total = judged([sent], requests, SERVED, is_open_loop=True, dropped_s=[1.2, 1.7]).total
+    total = judged([sent], requests, [SERVED], is_open_loop=True, dropped_s=[1.2, 1.7]).total
 
     assert total.quantile_ms(LAG, 1) == pytest.approx(20, abs=0.1)
     assert total.quantile_ms(LATENCY, 1) == pytest.approx(30, abs=0.1)

@@ -47,6 +47,10 @@ def loadtest(
     stretch: Annotated[float, typer.Option(min=0.001, help="Make all phases longer, or shorter.")] = 1.0,
     server_share_ms: Annotated[float, typer.Option(min=1, help="What a budget leaves to the server.")] = 50.0,
     processes: Annotated[int, typer.Option(min=1, help="Of the load generator; one fills a core.")] = 1,
+    locust: Annotated[
+        bool,
+        typer.Option("--locust", help="Send the shape with Locust, which takes some ten times the processor time."),
+    ] = False,
     pin: Annotated[bool, typer.Option(help="Keep generator and server to different cores.")] = True,
     slo: Annotated[Path | None, typer.Option(help="Objectives of your own instead of loadtest/slo.yaml.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the reports; what stands there is replaced.")] = Path(
@@ -71,7 +75,7 @@ def loadtest(
     cores = _cores(processes) if pin and url is None else _Cores()
     options = ["--model", model, "--world", world, "--mix", mix, "--server-share-ms", f"{server_share_ms:g}"]
     options += ["--slo", str(slo.expanduser().absolute())] if slo is not None else []
-    generator = _Generator(cores.of_generator, processes, out, options)
+    generator = _Generator(cores.of_generator, processes, out, options, with_locust=locust)
     further = ["--stretch", f"{stretch:g}"]
     try:
         with _interrupted_by_sigterm(), ExitStack() as started:
@@ -102,6 +106,7 @@ class _Generator:
     processes: int
     out: Path
     options: Sequence[str]
+    with_locust: bool
 
     def saturate(self, url: str) -> dict[str, Any]:
         """Find the capacity of a server; return what ``report.json`` says.
@@ -117,8 +122,9 @@ class _Generator:
         Raises:
             RuntimeError: If there is none.
         """
-        locust = ["-m", "locust", "-f", str(_ROOT / "loadtest" / "open_loop.py"), "--headless", "--only-summary"]
-        return self._run(name, [*locust, "--host", url, "--shape", name, *options])
+        locust = ["locust", "-f", str(_ROOT / "loadtest" / "open_loop.py"), "--headless", "--only-summary"]
+        program = locust if self.with_locust else ["loadtest.lean_open_loop"]
+        return self._run(name, ["-m", *program, "--host", url, "--shape", name, *options])
 
     def _run(self, name: str, words: Sequence[str]) -> dict[str, Any]:
         from app.commands.loadtest.service import pinned, stop
