@@ -45,7 +45,7 @@ class Figures:
         ran_share: How much of the shape ran.
         disturbed_in_time_share: In time during the disturbance.
         disturbed_goodput_share: Goodput during the disturbance against that before.
-        recovery_s: From the end of the disturbance until 99 % of every five seconds were in time; infinite if never.
+        recovery_s: From the end of the disturbance to the second from which on 99 % were in time; infinite if never.
         knee_rps: Updates a second at the knee; NaN if not even the smallest load was carried.
         knee_load: The same as a multiple of the rate of the run.
     """
@@ -214,15 +214,21 @@ def busiest_cpu(timeline: Timeline, numbers: Sequence[int]) -> float:
 
 
 def recovered_after_s(timeline: Timeline, start_s: float, end_s: float) -> float:
-    """Count from a time to the second from which on 99 % of every five seconds are in time; infinite if never."""
+    """Count from a time to the second from which on 99 % are in time; infinite if never.
+
+    Over the next five seconds, and over all that follow: a late update long afterwards is no disturbance any more.
+    """
     numbers = _whole_seconds(start_s, end_s)
-    recovered = math.inf
-    for first in reversed(numbers[: max(1, len(numbers) - _RECOVERED_WINDOW_S + 1)]):
-        window = timeline.over(range(first, min(first + _RECOVERED_WINDOW_S, numbers[-1] + 1)))
-        if window.of("outcome").get("in-time", 0) < IN_TIME_SHARE * window.counts["due"]:
-            break
-        recovered = first - start_s
-    return recovered
+    end = numbers[-1] + 1
+
+    def is_in_time(until: int) -> bool:
+        found = timeline.over(range(first, until))
+        return found.of("outcome").get("in-time", 0) >= IN_TIME_SHARE * found.counts["due"]
+
+    for first in numbers[: max(1, len(numbers) - _RECOVERED_WINDOW_S + 1)]:
+        if is_in_time(min(first + _RECOVERED_WINDOW_S, end)) and is_in_time(end):
+            return first - start_s
+    return math.inf
 
 
 def _disturbance(timeline: Timeline, phases: Sequence[PhaseFigures]) -> dict[str, float]:

@@ -183,11 +183,12 @@ class LeanClient:
                     idle(self._connections[heapq.heappop(asleep)[1]], 0.0)
                 self._take(self._selector.select(min(_STEP_S, seconds - now_s)))
 
-    def arrive(self, due: Iterable[float], *, most: int = 1000, retry: Retry | None = None) -> None:
+    def arrive(self, due: Iterable[float], seconds: float, *, most: int = 1000, retry: Retry | None = None) -> None:
         """Send when requests are due, whatever has come back, and wait for the last replies; Ctrl-C ends it early.
 
         Args:
             due: When, in seconds from the start, ascending.
+            seconds: How long, also where nothing is due at the end.
             most: How many may be under way; what is due beyond them is dropped.
             retry: When to send again what was not answered; never by default.
         """
@@ -214,6 +215,7 @@ class LeanClient:
                     send(due_s)
                 else:
                     self.dropped_s.append(due_s)
+            wait_until(seconds)
             while self._again or len(free) < len(self._connections):
                 wait_until(self._now_s() + _STEP_S)
 

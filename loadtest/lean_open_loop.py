@@ -158,7 +158,7 @@ def _arriving(options: Namespace, shape: Shape, part: Part) -> tuple[LeanClient,
 
     def run() -> Timeline:
         due = arrivals(lambda now_s: options.rate * shape.load_at(now_s) / part.count, draws, shape.seconds)
-        client.arrive(due, most=options.max_in_flight, retry=retry)
+        client.arrive(due, shape.seconds, most=options.max_in_flight, retry=retry)
         versions = [served]
         if versions_of(client.exchanges) - {served.digest.hex()}:
             versions.append(target.served())

@@ -154,7 +154,7 @@ class OverTime:
         names = sorted(totals, key=lambda name: -totals[name])
         if colours is not None:
             names = [name for name in colours if name in totals]
-        chosen = colours or dict(zip(names, PLAN_COLOURS * len(names), strict=False))
+        chosen = colours or dict(zip(names, PLAN_COLOURS * len(names), strict=False)) | {"keep": GOOD}
         figure, axes = self._figure(label, height=2.2)
         sums = [max(1, sum(each.of(group).values())) for each in self._bins]
         shares = [
@@ -250,8 +250,8 @@ def latency_over_load(run: Run, phases: Sequence[PhaseFigures]) -> Figure | None
             share = f"{100 * phase.figures.in_time_share:.0f} % in time"
             axes.annotate(
                 share,
-                (phase.figures.offered_rps, phase.figures.p50_ms),
-                xytext=(0, -13),
+                (phase.figures.offered_rps, phase.figures.p999_ms),
+                xytext=(0, 7),
                 textcoords="offset points",
                 ha="center",
                 fontsize=8,
@@ -261,6 +261,7 @@ def latency_over_load(run: Run, phases: Sequence[PhaseFigures]) -> Figure | None
         knee = knee_of(phases)
         _mark_knee(axes, knee, points)
     axes.set_yscale("log")
+    axes.margins(y=0.12)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("updates due a second" if run.plan.kind == "open" else "updates a second", fontsize=9)
     axes.set_ylabel("ms from due to the last byte" if run.plan.kind == "open" else "ms", fontsize=9)

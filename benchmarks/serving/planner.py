@@ -182,7 +182,7 @@ def _measured(
     seconds = _WARM_UP_S + options.seconds
     client = LeanClient(url, [each.message for each in requests])
     with confined(options.load_cores):
-        client.arrive(arrivals(lambda _: rate, Random(seed), seconds))
+        client.arrive(arrivals(lambda _: rate, Random(seed), seconds), seconds)
     timeline = judged(client.exchanges, requests, [served], is_open_loop=True, dropped_s=client.dropped_s)
     for second, share in client.cpu.items():
         timeline.at(second).gauge(CPU, share)

@@ -87,6 +87,10 @@ def test_one_bad_second_later_on_is_no_recovery_before_it():
     assert recovered_after_s(timeline(40, late=lambda n: 30), 20, 40) == math.inf
 
 
+def test_a_few_late_updates_long_afterwards_are_no_disturbance_any_more():
+    assert recovered_after_s(timeline(40, late=lambda n: 30 if n < 22 else 10 if n == 36 else 0), 20, 40) == 2
+
+
 def test_the_generator_is_judged_by_its_busiest_five_seconds():
     busy = timeline(30, cpu=0.3)
     for number in range(10, 15):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 from itertools import pairwise
 
@@ -127,7 +128,7 @@ def test_arrivals_are_sent_when_they_are_due_whatever_has_come_back():
     threading.Timer(0.5, stall.set).start()
     with ScriptedServer(lambda number: [stall, OK] if number < 5 else [OK]) as server:
         client = LeanClient(server.url, REQUESTS)
-        client.arrive([number / 50 for number in range(20)])
+        client.arrive([number / 50 for number in range(20)], 0.6)
 
     found = sorted(client.exchanges, key=lambda each: each.due_s)
     assert [each.due_s for each in found] == [number / 50 for number in range(20)]
@@ -136,6 +137,7 @@ def test_arrivals_are_sent_when_they_are_due_whatever_has_come_back():
     assert all(each.received_s >= 0.4 for each in found[:5])
     assert all(each.received_s - each.due_s < 0.2 for each in found[5:])
     assert client.dropped_s == []
+    assert client.ran_s >= 0.6
 
 
 def test_what_is_due_beyond_those_under_way_is_dropped():
@@ -143,7 +145,7 @@ def test_what_is_due_beyond_those_under_way_is_dropped():
     threading.Timer(0.4, stall.set).start()
     with ScriptedServer(lambda _: [stall, OK]) as server:
         client = LeanClient(server.url, REQUESTS)
-        client.arrive([0.0, 0.01, 0.02, 0.03], most=2)
+        client.arrive([0.0, 0.01, 0.02, 0.03], 0.1, most=2)
 
     assert len(client.exchanges) == 2
     assert client.dropped_s == [0.02, 0.03]
@@ -172,3 +174,52 @@ def test_ctrl_c_ends_a_run_and_keeps_what_it_found():
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(ValueError, match="Expected an address"):
         LeanClient(url, REQUESTS)
+
+
+def test_what_is_to_be_retried_is_sent_again_after_a_pause_and_counts_from_when_it_was_due():
+    told = []
+
+    def retry(number, status, retries, retry_after_s):
+        told.append((number, status, retries, retry_after_s))
+        return 0.2 if status == 503 else None
+
+    with ScriptedServer(lambda number: [message(503, b"", b"Retry-After: 7\r\n") if number < 2 else OK]) as server:
+        client = LeanClient(server.url, REQUESTS)
+        client.arrive([0.05], 0.1, retry=retry)
+
+    (found,) = client.exchanges
+    assert told == [(0, 503, 0, 7.0), (0, 503, 1, 7.0), (0, 200, 2, 0.0)]
+    assert (found.status, found.retries, found.due_s) == (200, 2, 0.05)
+    assert found.sent_s >= 0.45
+
+
+def test_a_request_larger_than_the_sockets_take_at_once_is_sent_whole():
+    size, received = 8_000_000, []
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve():
+            opened, _ = listening.accept()
+            with opened:
+                while sum(received) < size:
+                    received.append(len(opened.recv(1 << 16)))
+                opened.sendall(OK)
+                opened.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        client = LeanClient(f"http://127.0.0.1:{listening.getsockname()[1]}", [b"x" * size])
+        client.arrive([0.0], 0.1)
+        thread.join(10)
+
+    assert sum(received) == size
+    assert [each.status for each in client.exchanges] == [200]
+
+
+def test_a_server_that_answers_before_it_has_read_all_gets_no_more_on_that_connection():
+    with ScriptedServer(lambda _: [message(413)]) as server:
+        client = LeanClient(server.url, [b"x" * 8_000_000])
+        client.arrive([0.0, 0.3], 0.4)
+
+    assert [each.status for each in client.exchanges] == [413, 413]
+    assert server.connections == 2

@@ -39,7 +39,7 @@ def test_times_of_a_server_come_out_of_closed_loops_and_predict_the_waits_of_an_
         measured = {}
         for load in LOADS:
             client = LeanClient(cloud.url, [each.message for each in requests])
-            client.arrive(arrivals(lambda _, load=load: load * found.measured_rps, Random(1), SECONDS))
+            client.arrive(arrivals(lambda _, load=load: load * found.measured_rps, Random(1), SECONDS), SECONDS)
             total = judged(client.exchanges, requests, [served], is_open_loop=True).total
             measured[load] = [total.quantile_ms(LATENCY, share) for share in (0.5, 0.95)]
 
