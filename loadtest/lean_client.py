@@ -206,7 +206,10 @@ class LeanClient:
             while (now_s := self._now_s()) < at_s:
                 while self._again and self._again[0][0] <= now_s and has_room():
                     send(*heapq.heappop(self._again)[1:])
-                self._read(min(at_s - now_s, _STEP_S, max(0.0, self._again[0][0] - now_s) if self._again else _STEP_S))
+                until_s = min(at_s, now_s + _STEP_S)
+                if self._again and has_room():
+                    until_s = min(until_s, self._again[0][0])
+                self._read(max(0.0, until_s - now_s))
 
         with self._running(lambda connection, _: free.append(connection), retry):
             for due_s in due:
@@ -270,6 +273,10 @@ class LeanClient:
     def _take(self, ready: Sequence[tuple[selectors.SelectorKey, int]]) -> None:
         for key, event in ready:
             connection: _Connection = key.data
+            if connection.number < 0:
+                # nobody asked: the server has closed an idle connection, or says more than it was asked for
+                self._hang_up(connection)
+                continue
             try:
                 if event & selectors.EVENT_WRITE and connection.write(connection.rest):
                     self._selector.modify(key.fileobj, selectors.EVENT_READ, connection)

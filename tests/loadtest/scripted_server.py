@@ -16,7 +16,7 @@ class ScriptedServer:
 
     Args:
         answer: Called with the number of the request, from 0. Returns what is sent: pieces of bytes, each by itself,
-            and events, which are waited for. None hangs up.
+            and events, which are waited for. None, there or instead, hangs up.
     """
 
     def __init__(self, answer):
@@ -59,6 +59,8 @@ class ScriptedServer:
                 if pieces is None:
                     return
                 for piece in pieces:
+                    if piece is None:
+                        return
                     if isinstance(piece, bytes):
                         opened.sendall(piece)
                     else:

@@ -223,3 +223,23 @@ def test_a_server_that_answers_before_it_has_read_all_gets_no_more_on_that_conne
 
     assert [each.status for each in client.exchanges] == [413, 413]
     assert server.connections == 2
+
+
+def test_an_idle_connection_that_the_server_closes_is_no_lost_request():
+    with ScriptedServer(lambda _: [OK, None]) as server:
+        client = LeanClient(server.url, REQUESTS)
+        client.arrive([0.0, 0.3], 0.5)
+
+    assert [(each.number, each.status) for each in client.exchanges] == [(0, 200), (1, 200)]
+    assert server.connections == 2
+
+
+def test_a_retry_that_finds_no_room_waits_without_taking_the_processor():
+    stall = threading.Event()
+    threading.Timer(1.5, stall.set).start()
+    with ScriptedServer(lambda number: [message(503)] if number == 0 else [stall, OK]) as server:
+        client = LeanClient(server.url, REQUESTS)
+        client.arrive([0.0, 0.1], 1.2, most=1, retry=lambda _, status, *__: 0.2 if status == 503 else None)
+
+    assert sorted((each.status, each.retries) for each in client.exchanges) == [(200, 0), (200, 1)]
+    assert client.cpu_s < 0.5
