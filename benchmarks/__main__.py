@@ -7,6 +7,7 @@ NAMES = {
     "training": "an epoch over a log of MovieLens-1M's shape: static and generated models, both losses",
     "adaptation": "a device's own parameters: fine-tuned, generated in the cloud, generated on the device",
     "evaluation": "ranking the held-out item of every user in the full catalogue, SASRec and GRU4Rec",
+    "recbole": "static SASRec and GRU4Rec beside RecBole's, on the same split and ranking",
     "serving.stages": "which share of a request each stage of the server takes",
     "serving.throughput": "either placement in closed loop, beside the same job built otherwise",
     "serving.overload": "open loop below, at and beyond capacity, with the demo's version and a heavy one",
