@@ -75,14 +75,14 @@ def _measure(backbone: str, data: Interactions, length: int, width: int) -> list
     }
     split, found = split_of(configs["static"], data), []
     clock = _Clock()
-    questions = ask(split, split.users, "test", length)
-    found.append(("questions", *clock.lap(), len(split.users)))
+    questions = ask(split, split.evaluated("test"), "test", length)
+    found.append(("questions", *clock.lap(), len(questions.targets)))
     for model, config in configs.items():
         torch.manual_seed(0)
         network = build_network(config, data.item_count)
         clock = _Clock()
         rank(network, questions, network.served[0])  # type: ignore[index,arg-type]
-        found.append((model, *clock.lap(), len(split.users)))
+        found.append((model, *clock.lap(), len(questions.targets)))
     with TemporaryDirectory() as folder:
         run = Path(folder)
         (run / checkpoint.CONFIG).write_text(configs["duet"].to_yaml())
@@ -90,7 +90,7 @@ def _measure(backbone: str, data: Interactions, length: int, width: int) -> list
         checkpoint.claim_data(run, data)
         clock = _Clock()
         evaluate_run(run, data)
-        found.append(("record", *clock.lap(), len(split.users)))
+        found.append(("record", *clock.lap(), len(questions.targets)))
     return found
 
 

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     for name in options.models:
         config = _config(name, options)
         split = split_of(config, data)
-        questions = ask(split, split.users, "test", options.length)
+        questions = ask(split, split.evaluated("test"), "test", options.length)
         for by, (ranks, found) in {
             "duet": _ours(config, data, questions),
             "recbole": _theirs(name, config, data, questions, python, options),

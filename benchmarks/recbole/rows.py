@@ -7,12 +7,12 @@ the test item of every evaluated user. Ids are user positions and catalogue indi
 from collections.abc import Iterator
 from pathlib import Path
 
-from duet.data.splits import LeaveOneOut
+from duet.data.splits import Part, Split
 
 _HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
 
 
-def write_rows(split: LeaveOneOut, length: int, folder: Path, *, name: str) -> dict[str, int]:
+def write_rows(split: Split, length: int, folder: Path, *, name: str) -> dict[str, int]:
     """Write ``<name>/<name>.{train,valid,test}.inter`` below a folder.
 
     Args:
@@ -29,8 +29,8 @@ def write_rows(split: LeaveOneOut, length: int, folder: Path, *, name: str) -> d
     counts = {}
     for part, rows in {
         "train": _trained(split, length),
-        "valid": _asked(split, length, 2),
-        "test": _asked(split, length, 1),
+        "valid": _asked(split, length, "validation"),
+        "test": _asked(split, length, "test"),
     }.items():
         lines = [f"{user}\t{' '.join(map(str, before))}\t{item}\n" for user, before, item in rows]
         (home / f"{name}.{part}.inter").write_text(_HEADER + "".join(lines))
@@ -38,15 +38,13 @@ def write_rows(split: LeaveOneOut, length: int, folder: Path, *, name: str) -> d
     return counts
 
 
-def _trained(split: LeaveOneOut, length: int) -> Iterator[tuple[int, list[int], int]]:
+def _trained(split: Split, length: int) -> Iterator[tuple[int, list[int], int]]:
     for user, count in enumerate(split.train_lengths.tolist()):
         sequence = split.interactions.sequence(user)[:count].tolist()
         for place in range(1, count):
             yield user, sequence[max(0, place - length) : place], sequence[place]
 
 
-def _asked(split: LeaveOneOut, length: int, from_end: int) -> Iterator[tuple[int, list[int], int]]:
-    for user in split.users.tolist():
-        sequence = split.interactions.sequence(user).tolist()
-        before = sequence[: len(sequence) - from_end]
-        yield user, before[-length:], sequence[len(before)]
+def _asked(split: Split, length: int, part: Part) -> Iterator[tuple[int, list[int], int]]:
+    for user in split.evaluated(part).tolist():
+        yield user, split.history(user, part)[-length:].tolist(), split.target(user, part)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from duet.data.splits import LeaveOneOut, Part
+from duet.data.splits import Part, Split
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Windows:
         return int((self.targets != 0).sum())
 
 
-def training_windows(split: LeaveOneOut, length: int, *, seed: int, epoch: int) -> Windows:
+def training_windows(split: Split, length: int, *, seed: int, epoch: int) -> Windows:
     """Cut every training sequence into windows; the first window of a user has a random length in 1..T.
 
     The cuts move from epoch to epoch, so that each interaction is predicted from contexts of all lengths; each one is a
@@ -51,7 +51,7 @@ def training_windows(split: LeaveOneOut, length: int, *, seed: int, epoch: int) 
 
 
 def evaluation_samples(
-    split: LeaveOneOut, users: NDArray[np.int64], part: Part, length: int, *, lag: int = 0
+    split: Split, users: NDArray[np.int64], part: Part, length: int, *, lag: int = 0
 ) -> NDArray[np.int32]:
     """Return the last T items known before the held-out one, int32 ``[len(users), T]``.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from duet.data.authors_lines import AuthorsLine, write_authors_lines
 from duet.data.interactions import Interactions
-from duet.data.splits import LeaveOneOut, Part
+from duet.data.splits import Part, Split
 from duet.protocol.errors import InvalidData
 from duet.training.checkpoint import write_atomically
 from duet.training.config import TrainingConfig
@@ -76,9 +76,10 @@ def export_for_authors(
     parts: tuple[Part, ...] = ("validation", "test")
     for part in parts:
         on_file(f"{part}.txt")
-        questions = ask(split, split.users, part, length)
+        users = split.evaluated(part)
+        questions = ask(split, users, part, length)
         hashes[part] = questions.candidates_hash
-        asked = _asked(questions, split.users.tolist(), config.seed)
+        asked = _asked(questions, users.tolist(), config.seed)
         lines[f"{part}.txt"] = write_authors_lines(folder / f"{part}.txt", asked)
     document = {
         "dataset": interactions.name,
@@ -86,6 +87,7 @@ def export_for_authors(
         "seed": config.seed,
         "length": length,
         "negatives": config.optimisation.negatives,
+        "split": config.data.split,
         "unseen_share": config.data.unseen_share,
         "id_vocab": interactions.item_count + 1,
         "candidates": hashes,
@@ -97,7 +99,7 @@ def export_for_authors(
     return Export(lines, interactions.item_count + 1)
 
 
-def _trained(split: LeaveOneOut, length: int, negatives: int, seed: int) -> Iterator[AuthorsLine]:
+def _trained(split: Split, length: int, negatives: int, seed: int) -> Iterator[AuthorsLine]:
     """Every trained position of every user, in random order of users; their program does not shuffle."""
     count = split.interactions.item_count
     random = np.random.default_rng([seed, 0xA07])

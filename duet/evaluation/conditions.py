@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from duet.data.interactions import Interactions
-from duet.data.splits import LeaveOneOut, Part
+from duet.data.splits import Part, Split
 from duet.data.windows import evaluation_samples, last_positions
 from duet.evaluation.costs import FINE_TUNED, measure_costs
 from duet.evaluation.fine_tuned import choose_recipe, rank_fine_tuned, recipe_of
@@ -80,7 +80,8 @@ def evaluate_run(
     checkpoint.load_best(folder, network)
     network.eval()
     split, training = split_of(config, interactions), _training(folder)
-    questions = ask(split, split.users, part, config.sample_length)
+    users = split.evaluated(part)
+    questions = ask(split, users, part, config.sample_length)
     served: tuple[Served, ...] = network.served  # type: ignore[assignment]
     tested, fine_tuning = None, None
     if config.model == "fine-tuned":
@@ -103,7 +104,7 @@ def evaluate_run(
         dataset=Dataset(
             name=interactions.name,
             users=interactions.user_count,
-            evaluated=len(split.users),
+            evaluated=len(users),
             items=interactions.item_count,
             sha256=interactions.fingerprint(),
         ),
@@ -113,7 +114,7 @@ def evaluate_run(
         tested=None if tested is None else str(tested),
         candidates=questions.candidates_hash,
         negatives=pack(questions.negatives),
-        groups={"cold": pack_mask(_cold(interactions, split.users))},
+        groups={"cold": pack_mask(_cold(interactions, users))},
         fine_tuning=fine_tuning,
         costs=measure_costs(network.meta, config, split, recipe_of(fine_tuning.chosen)) if fine_tuning else {},  # type: ignore[arg-type]
         answers={condition: Answer.of(ranks) for condition, ranks in answers.items()},
@@ -178,13 +179,13 @@ def _served(
 def _personalisation(
     network: nn.Module,
     served: Served,
-    split: LeaveOneOut,
+    split: Split,
     part: Part,
     questions: Questions,
     states: Tensor,
     own: Tensor,
 ) -> dict[str, Ranks]:
-    users, length = split.users, questions.samples.shape[1]
+    users, length = split.evaluated(part), questions.samples.shape[1]
     if len(users) < 2:
         raise DatasetTooSmall(what="evaluated users, to swap their parameters", count=len(users), needed=2)
     conditions = {

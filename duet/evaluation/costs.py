@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from duet.data.splits import LeaveOneOut
+from duet.data.splits import Split
 from duet.data.windows import evaluation_samples, last_positions
 from duet.device.runtime import open_session
 from duet.evaluation.record import Cost
@@ -58,7 +58,7 @@ class Way:
 
 
 def measure_costs(
-    meta: UniversalMetaNetwork, config: TrainingConfig, split: LeaveOneOut, recipe: Recipe, *, turns: int = TURNS
+    meta: UniversalMetaNetwork, config: TrainingConfig, split: Split, recipe: Recipe, *, turns: int = TURNS
 ) -> dict[str, Cost]:
     """Measure what fine-tuning costs and what generation for the same device model costs.
 
@@ -69,7 +69,8 @@ def measure_costs(
         recipe: How a device fine-tunes.
         turns: How often each way is measured, alone and together.
     """
-    users = split.users[np.arange(BATCH) % len(split.users)]
+    asked = split.evaluated("validation")
+    users = asked[np.arange(BATCH) % len(asked)]
     lessons = lessons_of(split, users, "validation", config.backbone.length)
     samples = torch.from_numpy(evaluation_samples(split, users, "validation", config.backbone.length).astype(np.int64))
     ways = {FINE_TUNED: _fine_tuning(meta, config, split.interactions.item_count, lessons, recipe)}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duet.data.digits import CLASSES, PICTURES, DigitDevices
-from duet.data.splits import LeaveOneOut
+from duet.data.splits import Split
 from duet.data.windows import last_positions
 from duet.device.runtime import DeviceModel
 from duet.evaluation.model_card import CardText
@@ -70,7 +70,8 @@ def exam_of(config: TrainingConfig, data: Data) -> Exam:
     if isinstance(data, DigitDevices):
         return ClassificationExam(data, ask_pictures(data.validation, config.backbone.length))
     split = split_of(config, data)
-    return RankingExam(split, split.users, config.sample_length, device_length=config.backbone.length)
+    users = split.evaluated("validation")
+    return RankingExam(split, users, config.sample_length, device_length=config.backbone.length)
 
 
 class RankingExam:
@@ -79,7 +80,7 @@ class RankingExam:
     task, metric = "ranking", "ndcg@10"
 
     def __init__(
-        self, split: LeaveOneOut, users: NDArray[np.int64], length: int, *, device_length: int | None = None
+        self, split: Split, users: NDArray[np.int64], length: int, *, device_length: int | None = None
     ) -> None:
         self._split, self._users, self._length = split, users, length
         self._device_length = length if device_length is None else device_length
@@ -135,8 +136,7 @@ class RankingExam:
             "arXiv 2209.05227).",
             data=f"{training['dataset']}: {training['users']} users, {training['items']} items, "
             f"{training['interactions']} interactions.",
-            protocol="Trained on all but the last two items of each user. The last but one is the validation item, on "
-            "which the best\nepoch was selected; the last is kept for tests and was not looked at.",
+            protocol=self._split.told,
             measured=f"Full-catalogue NDCG@10 on the validation item of up to {devices:,} users",
             limits="It ranks items of its vocabulary only; unknown ids in a sample are ignored. Quality on devices "
             "that behave\nunlike the training users is not known. What is uploaded is the sample itself, or its "

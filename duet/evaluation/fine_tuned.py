@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from duet.data.splits import LeaveOneOut, Part
+from duet.data.splits import Part, Split
 from duet.data.windows import last_positions
 from duet.evaluation.record import FineTuned, Trial
 from duet.networks.universal_meta_network import UniversalMetaNetwork
@@ -33,7 +33,7 @@ def choose_recipe(
     folder: Path,
     meta: UniversalMetaNetwork,
     config: TrainingConfig,
-    split: LeaveOneOut,
+    split: Split,
     *,
     on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> FineTuned:
@@ -49,7 +49,7 @@ def choose_recipe(
     Raises:
         UnusableRun: If the folder's choice cannot be read.
     """
-    path, options, users = folder / CHOICE, config.fine_tuning, split.users
+    path, options, users = folder / CHOICE, config.fine_tuning, split.evaluated("validation")
     if len(users) > options.users:
         users = np.sort(np.random.default_rng(SEED).choice(users, options.users, replace=False))
     trials = _read(path)
@@ -84,11 +84,11 @@ def _read(path: Path) -> list[Trial]:
 
 
 def rank_fine_tuned(
-    meta: UniversalMetaNetwork, config: TrainingConfig, split: LeaveOneOut, part: Part, questions: Questions, how: Trial
+    meta: UniversalMetaNetwork, config: TrainingConfig, split: Split, part: Part, questions: Questions, how: Trial
 ) -> Ranks:
     """Rank the held-out item of every user on a device that has fine-tuned until then."""
     tuning = FineTuning(meta, config.optimisation, split.interactions.item_count)
-    lessons = lessons_of(split, split.users, part, config.backbone.length)
+    lessons = lessons_of(split, split.evaluated(part), part, config.backbone.length)
     return ranks_while(tuning, lessons, recipe_of(how), questions, ())[how.steps]
 
 

@@ -27,6 +27,12 @@ class DataOptions(_Config):
 
     source: str = "synthetic"
     """`synthetic`, the path of a log, or `digits`; see docs/data.md."""
+    split: Literal["leave-one-out", "global-time"] = "leave-one-out"
+    """What is held out: the last two items of each user, or everything after an instant; see docs/data.md."""
+    validation_share: float = Field(default=0.1, gt=0, lt=0.5)
+    """Of `global-time`: share of the interactions between the instants at which validation and test begin."""
+    test_share: float = Field(default=0.1, gt=0, lt=0.5)
+    """Of `global-time`: share of the interactions after the instant at which the test begins."""
     unseen_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of the users that training never sees; they stand for new devices."""
     user_column: str | None = None
@@ -161,6 +167,10 @@ class TrainingConfig(_Config):
                 backbone = build_backbone(self.backbone_sizes(item_count=1))
         except ValueError as error:
             raise ValueError(f"backbone: {error}") from error
+        if self.data.split != "leave-one-out" and self.task == "classification":
+            raise ValueError(
+                f"data.split is for logs of items; {self.backbone.name} has devices of its own to validate on"
+            )
         if self.optimisation.loss == "softmax" and not isinstance(backbone, DotProductBackbone):
             # each candidate of the whole catalogue would go through the classifier, at each position
             raise ValueError(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from duet.data.splits import LeaveOneOut, Part
+from duet.data.splits import Part, Split
 from duet.data.windows import evaluation_samples
 from duet.networks.backbones import DotProductBackbone
 from duet.networks.duet_network import SHARED, Served
@@ -63,7 +63,7 @@ class Recipe:
         return f"{layers}, {self.steps} step{'s' * (self.steps > 1)} at {self.learning_rate:g}"
 
 
-def lessons_of(split: LeaveOneOut, users: NDArray[np.int64], part: Part, length: int) -> Lessons:
+def lessons_of(split: Split, users: NDArray[np.int64], part: Part, length: int) -> Lessons:
     """Return the newest T interactions of each user before the held-out one, each with the items before it."""
     items = torch.from_numpy(evaluation_samples(split, users, part, length + 1).astype(np.int64))
     return Lessons(items[:, :-1].contiguous(), items[:, 1:].contiguous())

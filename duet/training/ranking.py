@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from duet.data.splits import LeaveOneOut, Part
+from duet.data.splits import Part, Split
 from duet.data.windows import evaluation_samples, last_positions
 from duet.networks.duet_network import Served
 from duet.networks.dynamic_layer import LayerResidual
@@ -82,7 +82,7 @@ class Questions:
         return hashlib.sha256(self.candidates.astype("<i8").tobytes()).hexdigest()[:16]
 
 
-def ask(split: LeaveOneOut, users: NDArray[np.int64], part: Part, length: int, *, lag: int = 0) -> Questions:
+def ask(split: Split, users: NDArray[np.int64], part: Part, length: int, *, lag: int = 0) -> Questions:
     """Prepare the ranking questions of some users; candidate lists depend on the data set and the user alone."""
     item_count = split.interactions.item_count
     samples = evaluation_samples(split, users, part, length, lag=lag)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from duet.data.digits import DigitDevices
 from duet.data.interactions import Interactions
-from duet.data.splits import LeaveOneOut, leave_one_out
+from duet.data.splits import Split, global_time, leave_one_out
 from duet.data.windows import training_windows
 from duet.networks.duet_network import Served
 from duet.protocol.errors import DatasetTooSmall, InvalidData
@@ -54,13 +54,23 @@ class RankingTask:
     def validate(self, network: nn.Module, served: Served) -> float:
         """Return the mean NDCG@10 of the validation items in the full catalogue."""
         if self._questions is None:
-            self._questions = ask(self._split, self._split.users, "validation", self._config.sample_length)
+            users = self._split.evaluated("validation")
+            self._questions = ask(self._split, users, "validation", self._config.sample_length)
         return float(rank(network, self._questions, served).ndcg().mean())
 
 
-def split_of(config: TrainingConfig, interactions: Interactions) -> LeaveOneOut:
+def split_of(config: TrainingConfig, interactions: Interactions) -> Split:
     """Return the split a configuration asks for; training, evaluation and publishing all come here."""
-    return leave_one_out(interactions, unseen_share=config.data.unseen_share, seed=config.seed)
+    options = config.data
+    if options.split == "global-time":
+        return global_time(
+            interactions,
+            validation_share=options.validation_share,
+            test_share=options.test_share,
+            unseen_share=options.unseen_share,
+            seed=config.seed,
+        )
+    return leave_one_out(interactions, unseen_share=options.unseen_share, seed=config.seed)
 
 
 def task_of(config: TrainingConfig, data: Data) -> Task:

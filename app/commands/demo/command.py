@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from app.commands.demo.devices import Moment
     from app.commands.demo.report import Findings
     from duet.data.interactions import Interactions
-    from duet.data.splits import LeaveOneOut
+    from duet.data.splits import Split
     from duet.registry import PublishedVersion, Registry
     from duet.training.config import TrainingConfig
 
@@ -77,7 +77,7 @@ def demo(
     typer.echo(f"\nReport with plots: {report}  ({time.perf_counter() - started:.0f} s in all)")
 
 
-def _lives(split: "LeaveOneOut", devices: int, *, length: int) -> "list[list[Moment]]":
+def _lives(split: "Split", devices: int, *, length: int) -> "list[list[Moment]]":
     """Choose the held-out users that become devices, and the moments at which they ask.
 
     Raises:

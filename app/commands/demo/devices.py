@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from duet.data.splits import LeaveOneOut
+from duet.data.splits import Split
 from duet.device import DuetDevice
 from duet.device.runtime import DeviceModel, Ranking
 from duet.device.update import Update
@@ -62,7 +62,7 @@ class Visit:
         return all(update.status != "failed" for update in self.updates)
 
 
-def moments_of(split: LeaveOneOut, user: int, *, count: int, lag: int, length: int) -> list[Moment]:
+def moments_of(split: Split, user: int, *, count: int, lag: int, length: int) -> list[Moment]:
     """Return the newest ``count`` moments of a user with enough history for a stale sample; perhaps none."""
     ids = split.interactions.item_ids
     raw = [ids[item - 1] for item in split.interactions.sequence(user)]
