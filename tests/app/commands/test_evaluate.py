@@ -63,7 +63,8 @@ def test_runs_are_compared_in_a_table_and_a_document(tiny_run, tmp_path):
     document = json.loads((tmp_path / "new" / "table.json").read_text(encoding="utf-8"))
     assert result.exit_code == 0, result.output
     labels = [line.split("|")[1].strip() for line in result.stdout.splitlines()[2:]]
-    assert labels == [f"duet-r3+full, {name}" for name in ("factors-r3", "factors-r2", "factors-r1", "full", "shared")]
+    ladder = ("factors-r3", "factors-r2", "factors-r1", "full", "factors-r3-int8", "full-int8", "shared")
+    assert labels == [f"duet-r3+full, {name}" for name in ladder]
     assert [row["label"] for row in document["rows"]] == labels
     assert document["configurations"].keys() == {"duet-r3+full"}
     assert {"dataset", "users", "items", "part", "candidates", "commit", "hardware", "versions"} < document.keys()

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from duet.protocol import access_errors, embedding_errors, errors
+from duet.protocol import access_errors, embedding_errors, errors, training_errors
 from duet.protocol.errors import DuetError
 
 FACTS: dict[str, dict[str, object]] = {
@@ -53,6 +53,8 @@ FACTS: dict[str, dict[str, object]] = {
     "DivergedTraining": {"step": 7, "loss": float("inf")},
     "UnusableRun": {"path": "runs/1", "reason": "it has no checkpoint", "remedy": "Train it first."},
     "DatasetTooSmall": {"what": "users", "count": 3, "needed": 10},
+    "LostWorkers": {"workers": 4, "path": "runs/1", "epoch": 7, "reason": "one was killed"},
+    "TooManyWorkers": {"workers": 4, "schedule": "staged"},
     "CloudUnreachable": {"url": "http://localhost:8000", "reason": "the connection was refused"},
     "NoDeviceModel": {"model": "films", "reason": "nothing is cached"},
 }
@@ -69,10 +71,13 @@ def make(leaf: type[DuetError], **changes: object) -> DuetError:
 
 def drawn() -> list[tuple[str, ...]]:
     """The way from the root to every class, as the module docstring draws it."""
-    lines = re.findall(r"^    ([│├└─ ]*)([A-Z]\w+)(?: {2,}.*)?$", errors.__doc__ or "", flags=re.MULTILINE)
+    lines = re.findall(
+        r"^    ([│├└─ ]*)([A-Z]\w+(?:, [A-Z]\w+)*)(?: {2,}.*)?$", errors.__doc__ or "", flags=re.MULTILINE
+    )
     ways: list[tuple[str, ...]] = []
-    for branch, name in lines:
-        ways.append((*(ways[-1][: len(branch) // 4] if ways else ()), name))
+    for branch, names in lines:
+        above = ways[-1][: len(branch) // 4] if ways else ()
+        ways += [(*above, name) for name in names.split(", ")]
     return ways
 
 
@@ -129,6 +134,7 @@ def test_facts_stay_on_the_error_and_survive_a_trip_between_processes(leaf):
         errors.UnsupportedMediaType(received="x" * 10_000, expected=["application/json"]),
         errors.InvalidName(name="x" * 10_000),
         access_errors.ForgedPackage(reason="x" * 10_000),
+        training_errors.LostWorkers(workers=2, path="runs/1", epoch=0, reason="x" * 10_000),
         embedding_errors.WrongEncoder(**dict.fromkeys(("model", "version", "served", "received"), "x" * 10_000)),
         errors.UnsupportedManifest(path="here", received=10**4000, known=(1,)),
     ],
