@@ -39,7 +39,7 @@ class Exchange(NamedTuple):
         received_s: When the last byte was there.
         status: Of the reply; 0 where there was none.
         reply_bytes: Size of its body.
-        reply: Head and body, of some replies; empty of the others.
+        reply: Head and body; empty where the last 200 for this request had the very same body.
         retries: How often it was sent before.
     """
 
@@ -125,7 +125,6 @@ class LeanClient:
     Args:
         url: Of the server, ``http://`` or ``https://``.
         requests: What is sent, in turn: whole requests of HTTP/1.1, head and body.
-        keep_every: One of so many replies is kept.
 
     Attributes:
         exchanges: What has come back, or was given up.
@@ -139,13 +138,14 @@ class LeanClient:
         ValueError: If the address is none.
     """
 
-    def __init__(self, url: str, requests: Sequence[bytes], *, keep_every: int = 10) -> None:
+    def __init__(self, url: str, requests: Sequence[bytes]) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"Expected an address such as http://127.0.0.1:8000, got {url!r}.")
         self._context = ssl.create_default_context() if parts.scheme == "https" else None
         self._address = (parts.hostname, parts.port or (443 if self._context else 80))
-        self._requests, self._keep_every = requests, keep_every
+        self._requests = requests
+        self._bodies: dict[int, bytes] = {}
         self._numbers = cycle(range(len(requests)))
         self._connections: list[_Connection] = []
         self._idle: Callable[[_Connection, float], None] = lambda connection, pause_s: None
@@ -225,6 +225,7 @@ class LeanClient:
     @contextmanager
     def _running(self, idle: Callable[["_Connection", float], None], retry: Retry | None = None) -> Iterator[None]:
         self.exchanges, self.dropped_s, self.cpu, self.under_way = [], [], {}, {}
+        self._bodies.clear()
         self._idle, self._retry = idle, retry
         self._again: list[tuple[float, float, int, int]] = []
         self._selector = selectors.DefaultSelector()
@@ -311,8 +312,7 @@ class LeanClient:
         number, retries = connection.number, connection.retries
         pause_s = self._retry(number, status, retries, retry_after_s) if self._retry is not None else None
         if pause_s is None:
-            is_kept = status not in (200, 204) or len(self.exchanges) % self._keep_every == 0
-            kept = reply if is_kept else b""
+            kept = b"" if status == 200 and self._is_repeated(number, reply[len(reply) - size :]) else reply
             self.exchanges.append(
                 Exchange(number, connection.due_s, connection.sent_s, now_s, status, size, kept, retries)
             )
@@ -320,6 +320,13 @@ class LeanClient:
             heapq.heappush(self._again, (now_s + pause_s, connection.due_s, number, retries + 1))
         connection.number = -1
         self._idle(connection, max(_PAUSE_S, retry_after_s) if status in (0, *_SHED) else 0.0)
+
+    def _is_repeated(self, number: int, body: bytes) -> bool:
+        """Whether a request got these bytes the last time too; they are not kept twice, so that all can be verified."""
+        if self._bodies.get(number) == body:
+            return True
+        self._bodies[number] = body
+        return False
 
     def _hang_up(self, connection: _Connection) -> None:
         if connection.socket is not None:

@@ -2,8 +2,7 @@
 
 The open loop of ``open_loop.py`` for rates at which Locust would be the limit: the same shapes, arrivals, networks,
 budgets, retries and faulty requests. What differs is that requests are made before the clock runs, so that a device
-says it holds what it would have got and not what it got, and that one verified reply in ten stands for the others, of
-which status and size are looked at.
+says it holds what it would have got and not what it got. Replies are verified when the clock has stopped, every one.
 """
 
 import shlex
@@ -147,7 +146,7 @@ def _arriving(options: Namespace, shape: Shape, part: Part) -> tuple[LeanClient,
         mistakes=Mistakes(options.malformed_share, options.oversized_share),
         seed=seed,
     )
-    client = LeanClient(options.host, [each.message for each in requests], keep_every=options.verify_every)
+    client = LeanClient(options.host, [each.message for each in requests])
     draws, policy = Random(f"{seed} arrivals"), RetryPolicy(most=options.retries)
 
     def retry(number: int, status: int, retries: int, retry_after_s: float) -> float | None:

@@ -69,7 +69,6 @@ def add_lean_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--forgetful", action="store_true", help="devices never say what they hold: every update is generated"
     )
-    parser.add_argument("--verify-every", type=whole, default=10, help="one reply of so many is decoded; default: 10")
     parser.add_argument("--api-key", default=os.environ.get("DUET_API_KEY", ""), help="where the server asks for one")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--slo", default=str(SLO_FILE), type=existing_file, help="file of objectives")

@@ -4,9 +4,10 @@ Replies do not change what is sent: a device says that it holds what it would ha
 """
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import httpx
@@ -25,6 +26,9 @@ _TIMEOUT_S = 15.0
 _KEEPS, _LATE = 204, 504
 _HISTORIES = 500
 JSON = "application/json"
+
+Verdict: TypeAlias = tuple[str | None, Reply | None]
+"""What is wrong with a reply, or what it is."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,7 @@ def judged(
 ) -> Timeline:
     """Find out what became of requests, second by second.
 
-    Every reply that was kept is decoded and verified; of the others status and size are all that is looked at.
+    Every reply is decoded and verified; one with the very bytes that its request got before is what that one was.
 
     Args:
         exchanges: What was sent and came back.
@@ -213,7 +217,7 @@ def judged(
     """
     timeline = Timeline()
     known = {version.digest.hex(): version for version in versions}
-    sizes = {record.package_bytes for version in versions for record in version.manifest.representations}
+    verdicts: dict[int, Verdict] = {}
     for each in exchanges:
         request, second = requests[each.number], timeline.at(each.due_s)
         if request.faulty is not None:
@@ -227,7 +231,12 @@ def judged(
         counts["retries"] += each.retries
         if is_open_loop and not each.retries:
             second.observe(LAG, 1000 * (each.sent_s - each.due_s))
-        fault, reply = _verdict(each, request, known, sizes)
+        if each.status == 200 and not each.reply:
+            fault, reply = verdicts[each.number]
+        else:
+            fault, reply = _verdict(each, request, known)
+            if each.status == 200:
+                verdicts[each.number] = fault, reply
         # of an attempt before the last one there is a refusal, which has next to no body
         delivered_ms = (
             latency_ms
@@ -263,14 +272,7 @@ def versions_of(exchanges: Sequence[Exchange]) -> set[str]:
     return {each for each in found if each}
 
 
-def _verdict(
-    exchange: Exchange, request: PreparedRequest, versions: Mapping[str, ServedVersion], sizes: Set[int]
-) -> tuple[str | None, Reply | None]:
-    """Say what is wrong with a reply, or return it where somebody looked."""
-    if exchange.status == 200 and exchange.reply_bytes not in sizes:
-        return "no package of this size is offered", None
-    if exchange.status in (200, _KEEPS) and not exchange.reply:
-        return None, None
+def _verdict(exchange: Exchange, request: PreparedRequest, versions: Mapping[str, ServedVersion]) -> Verdict:
     headers, body = _parsed(exchange.reply)
     digest = headers.get("duet-version", "")
     if exchange.status in (200, _KEEPS) and digest not in versions:

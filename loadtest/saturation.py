@@ -83,7 +83,7 @@ def _users(options: Namespace, shape: Shape, part: Part) -> tuple[LeanClient, Ca
         is_forgetful=options.forgetful,
         seed=options.seed * part.count + part.number,
     )
-    client = LeanClient(options.host, [each.message for each in requests], keep_every=options.verify_every)
+    client = LeanClient(options.host, [each.message for each in requests])
 
     def run() -> Timeline:
         # the remainder goes to the first ones

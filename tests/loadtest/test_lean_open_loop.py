@@ -85,7 +85,7 @@ def test_a_version_that_is_rolled_out_meanwhile_is_verified_as_itself(tmp_path):
         run = start_lean(
             cloud.url,
             tmp_path / "run",
-            *("--rate", str(RATE), "--forgetful", "--verify-every", "1"),
+            *("--rate", str(RATE), "--forgetful"),
             *("--on", f"rollover={sys.executable} -c 'import sys; sys.exit(7)'"),
             phases=[
                 {"name": "before", "seconds": 2, "load": 1.0},

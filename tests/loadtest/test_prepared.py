@@ -105,7 +105,12 @@ def of_sample(request, **options):
             "failed",
             "a version that is not served",
         ),
-        (lambda _: (200, {}, b"not a package"), 0.01, "failed", "no package of this size is offered"),
+        (
+            lambda request: (200, of_sample(request)[1], b"not a package"),
+            0.01,
+            "failed",
+            "corrupt_package",
+        ),
         (lambda request: keep(request.sample), 0.01, "failed", "told to keep what is not held"),
         (lambda _: (429, {}, b'{"code": "overloaded"}'), 0.01, "shed", "shed: 429 overloaded"),
         (lambda _: (422, {}, b'{"code": "budget_too_small"}'), 0.01, "refused", "refused: 422 budget_too_small"),
@@ -145,28 +150,30 @@ def test_the_package_travels_on_the_network_of_the_device(cloud):
 
     found = [
         judged(
-            [exchange((200, {}, b"x" * size), latency_s=latency_s, is_kept=False)],
+            [exchange(of_sample(requests[0], representation=record.representation), latency_s=latency_s)],
             requests,
             [SERVED],
             is_open_loop=False,
         ).total.of("outcome")
-        for size in (record.package_bytes for record in SERVED.manifest.representations)
+        for record in SERVED.manifest.representations
     ]
 
     assert TABLE.package_bytes(FULL) == SERVED.largest_package_bytes
     assert found[-1] == {"late": 1}
 
 
-def test_of_replies_that_were_not_kept_status_and_size_count(cloud):
+def test_a_reply_with_the_bytes_of_before_is_what_that_one_was(cloud):
     requests = made(cloud, is_forgetful=True)
-    good = of_sample(requests[0])
+    good, wrong = of_sample(requests[0]), answer([1, 2, 3])
 
-    right = judged([exchange(good, is_kept=False)], requests, [SERVED], is_open_loop=False).total
-    wrong = judged([exchange((200, {}, b"?"), is_kept=False)], requests, [SERVED], is_open_loop=False).total
+    def total(*replies):
+        found = [each for reply in replies for each in (exchange(reply), exchange(reply, is_kept=False))]
+        return judged(found, requests, [SERVED], is_open_loop=False).total
 
-    assert right.of("outcome") == {"in-time": 1}
-    assert right.of("version") == {}
-    assert wrong.of("outcome") == {"failed": 1}
+    both = total(good, wrong, good)
+    assert both.of("outcome") == {"in-time": 4, "failed": 2}
+    assert both.of("version") == {SERVED.digest.hex()[:8]: 4}
+    assert both.of("fault") == {"parameters of another sample": 2}
 
 
 def test_a_204_for_what_is_held_is_a_keep(cloud):
