@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check serve train evaluate loadtest bench bench-kernels audit clean
+.PHONY: help setup demo test test-long check serve train evaluate loadtest bench bench-kernels audit clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -25,10 +25,14 @@ demo: $(READY) ## Train, publish, serve and call from simulated devices; DATA=pa
 
 # what takes a cluster of its own mostly waits for it, so two go on at a time; a worker takes whole files, in the order of conftest.py
 WORKERS := --dist loadfile --no-loadscope-reorder
-test: $(READY) ## Run every test that needs no GPU: on all cores, then two servers at a time, then what needs the machine for itself
-	@$(BIN)/python -m pytest -n logical --maxprocesses 8 $(WORKERS) -m "not gpu and not serve and not alone" $(ARGS) || [ $$? -eq 5 ]
-	@$(BIN)/python -m pytest -n 2 $(WORKERS) -m "not gpu and serve and not alone" $(ARGS) || [ $$? -eq 5 ]
-	@$(BIN)/python -m pytest -m "not gpu and alone" $(ARGS) || [ $$? -eq 5 ]
+QUICK := not gpu and not long
+test: $(READY) ## Run the tests: on all cores, then two servers at a time, then what needs the machine for itself
+	@$(BIN)/python -m pytest -n logical --maxprocesses 8 $(WORKERS) -m "$(QUICK) and not serve and not alone" $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -n 2 $(WORKERS) -m "$(QUICK) and serve and not alone" $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m "$(QUICK) and alone" $(ARGS) || [ $$? -eq 5 ]
+
+test-long: $(READY) ## Run what takes minutes each: replicas, nodes and workers that die and scale under load
+	@$(BIN)/python -m pytest -m "not gpu and long" $(ARGS)
 
 check: $(READY) ## Check format, lint, types and the import table
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_layers.py

@@ -7,7 +7,7 @@ import pytest
 from tests.integration.benchmark_runs import run_benchmark
 from tests.published_version import write_version
 
-pytestmark = [pytest.mark.serve, pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.serve, pytest.mark.alone, pytest.mark.long]
 
 BEFORE_S = 3
 # what a machine that is busy with something else may add to each start of a replica

@@ -7,7 +7,7 @@ import pytest
 from tests.integration.benchmark_runs import run_benchmark
 from tests.published_version import write_version
 
-pytestmark = [pytest.mark.serve, pytest.mark.slow]
+pytestmark = [pytest.mark.serve, pytest.mark.long]
 
 
 def test_a_node_comes_and_another_one_dies_under_load(tmp_path: Path) -> None:

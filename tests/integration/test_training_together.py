@@ -17,7 +17,7 @@ from duet.training.config import TrainingConfig
 from tests.duet.training.test_loop import assert_same_run, changed
 from tests.integration.background_server import duet
 
-pytestmark = [pytest.mark.serve, pytest.mark.slow]
+pytestmark = [pytest.mark.serve, pytest.mark.long]
 
 PATIENCE_S = 300
 EPOCHS = 60

@@ -15,7 +15,7 @@ from loadtest.timeline import LATENCY
 from tests.loadtest.generator_runs import start_saturation
 from tests.loadtest.paced_cloud import PacedCloud
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.alone, pytest.mark.long]
 
 BATCH_MS, REQUEST_MS = 30.0, 6.0
 LOADS, SECONDS = (0.5, 0.7), 15

@@ -72,7 +72,7 @@ def test_ctrl_c_ends_all_that_was_started_and_leaves_a_report(tmp_path):
     ("options", "told"),
     [
         (("nonsense",), "Expected one of steady, step"),
-        (("steady", "--url", "http://127.0.0.1:9", "--rate", "5"), "No result"),
+        (("steady", "--url", "http://127.0.0.1:9", "--rate", "5"), "Expected a manifest from http://127.0.0.1:9"),
     ],
 )
 def test_a_mistake_is_a_sentence(options, told, tmp_path):
