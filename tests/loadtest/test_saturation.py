@@ -12,7 +12,7 @@ from tests.loadtest.generator_runs import ROOT, SLO, QuickRefusal, checks_of, st
 from tests.loadtest.scripted_server import ScriptedServer, message
 from tests.loadtest.serving_fake import ServingFake, manifest_bytes
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SHORT = ("--step-s", "2", "--connections", "1", "3")
 

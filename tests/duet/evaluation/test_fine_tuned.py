@@ -170,7 +170,7 @@ def grid(tiny_config, tmp_path_factory):
     return read_grid(folder / "grid.yaml")[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_grid_of_baselines_runs_and_is_reported_by_backbone(grid, tmp_path, tiny_interactions):
     places = Places(tmp_path / "runs", tmp_path / "results", lambda config: tiny_interactions)
     (tmp_path / "results" / "tiny").mkdir(parents=True)

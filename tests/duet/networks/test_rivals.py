@@ -74,7 +74,7 @@ def test_a_concatenated_embedding_is_a_wider_first_layer():
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("backbone", lively.BACKBONE_NAMES)
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_device_with_the_composed_weights_scores_as_the_network_does(name, backbone):

@@ -15,7 +15,7 @@ from duet.training.networks import build_network
 from duet.training.ranking import ask, rank, ranks_of_scores
 from duet.training.tasks import split_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def _popularity(split, questions):

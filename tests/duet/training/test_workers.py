@@ -77,7 +77,7 @@ def test_two_workers_have_the_losses_of_one_process(same_for_all, tiny_interacti
         assert one.validation == pytest.approx(other.validation, abs=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("loss", ["softmax", "binary"])
 def test_workers_end_with_the_same_weights_whatever_they_draw(tiny_config, tmp_path, loss):
     config = changed(tiny_config, optimisation__loss=loss, optimisation__max_epochs=2)
