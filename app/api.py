@@ -1,8 +1,9 @@
 """The HTTP API: routes, what they read, and how failures are told. The work is the gateway's."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Request
@@ -22,6 +23,7 @@ from app.metadata import MetadataReader, ServerMetadata
 from app.offers import JSON, ONNX, PACKAGE
 from app.problems import plain_problem, problem_response
 from app.schemas import ModelList, PackageAnswer, ParametersRequest, Rollout, Status
+from app.served_version import ServedVersion
 from duet.protocol.access_errors import HeadersTooLarge, RateLimited, RequestTooSlow, Unauthorized
 from duet.protocol.embedding_errors import InvalidEmbedding, WrongEncoder
 from duet.protocol.embedding_upload import ENCODER_FILE
@@ -197,9 +199,6 @@ def _add_models(app: FastAPI, gateway: Gateway, access: Access) -> None:
     failures = openapi.problem_responses(InvalidRequest, UnknownModel, UnknownVersion, CorruptVersion, *_GUARDED)
     not_modified = {"description": "The client holds this file.", "headers": openapi.header_descriptions(_FILE_HEADERS)}
     manifest = openapi.json_object("The manifest, byte for byte.", headers=_FILE_HEADERS)
-    device_model = openapi.binary("The device model.", ONNX, headers=_FILE_HEADERS)
-    encoder = openapi.binary("The encoder.", ONNX, headers=_FILE_HEADERS)
-    card = openapi.binary("The model card.", MARKDOWN, headers=_FILE_HEADERS)
 
     @app.get("/v1/models", operation_id="list_models", tags=["models"], responses=openapi.problem_responses(*_GUARDED))
     async def list_models() -> ModelList:
@@ -223,52 +222,43 @@ def _add_models(app: FastAPI, gateway: Gateway, access: Access) -> None:
         headers = access.signed(served.headers, content)
         return _file(request, headers, content, sha256, JSON, is_pinned=version is not None)
 
-    @app.get(
-        "/v1/models/{model}/device-model",
-        operation_id="get_device_model",
-        tags=["models"],
-        response_class=Response,
-        responses={200: device_model, 304: not_modified, **failures},
-    )
-    async def get_device_model(
-        model: ModelName, request: Request, version: VersionName = None, device: DeviceName = None
-    ) -> Response:
-        """Download the model that runs on the device, with the shared parameters in place."""
-        served = await gateway.catalog.version(model, version, device=device)
-        sha256 = served.published.manifest.files["device.onnx"].sha256
-        # its hash stands in the manifest, which is signed
-        return _file(request, served.headers, served.device_model, sha256, ONNX, is_pinned=version is not None)
-
-    @app.get(
-        "/v1/models/{model}/encoder",
-        operation_id="get_encoder",
-        tags=["models"],
-        response_class=Response,
-        responses={200: encoder, 304: not_modified, **failures},
-    )
-    async def get_encoder(
-        model: ModelName, request: Request, version: VersionName = None, device: DeviceName = None
-    ) -> Response:
-        """Download the encoder, for a device that sends embeddings and keeps its samples."""
-        served = await gateway.catalog.version(model, version, device=device)
-        sha256 = served.published.manifest.files[ENCODER_FILE].sha256
-        return _file(request, served.headers, served.encoder, sha256, ONNX, is_pinned=version is not None)
-
-    @app.get(
-        "/v1/models/{model}/model-card",
-        operation_id="get_model_card",
-        tags=["models"],
-        response_class=Response,
-        responses={200: card, 304: not_modified, **failures},
-    )
-    async def get_model_card(
-        model: ModelName, request: Request, version: VersionName = None, device: DeviceName = None
-    ) -> Response:
-        """Read what the publisher tells people of a version: data, protocol, quality, limits."""
-        served = await gateway.catalog.version(model, version, device=device)
-        content = served.model_card
-        sha256 = served.published.manifest.files[CARD_NAME].sha256
-        return _file(request, served.headers, content, sha256, MARKDOWN, is_pinned=version is not None)
+    # their hashes stand in the manifest, which is signed
+    for path, file, media_type, read, meaning in (
+        (
+            "device-model",
+            "device.onnx",
+            ONNX,
+            attrgetter("device_model"),
+            "Download the model that runs on the device, with the shared parameters in place.",
+        ),
+        (
+            "encoder",
+            ENCODER_FILE,
+            ONNX,
+            attrgetter("encoder"),
+            "Download the encoder, for a device that sends embeddings and keeps its samples.",
+        ),
+        (
+            "model-card",
+            CARD_NAME,
+            MARKDOWN,
+            attrgetter("model_card"),
+            "Read what the publisher tells people of a version: data, protocol, quality, limits.",
+        ),
+    ):
+        name = f"get_{path.replace('-', '_')}"
+        answer = openapi.binary(f"The {path.replace('-', ' ')}.", media_type, headers=_FILE_HEADERS)
+        app.router.add_api_route(
+            f"/v1/models/{{model}}/{path}",
+            _file_endpoint(gateway, file, media_type, read),
+            methods=["GET"],
+            name=name,
+            operation_id=name,
+            tags=["models"],
+            description=meaning,
+            response_class=Response,
+            responses={200: answer, 304: not_modified, **failures},
+        )
 
     @app.get(
         "/v1/models/{model}/rollout",
@@ -303,6 +293,22 @@ def _add_metadata(app: FastAPI, gateway: Gateway, metadata: MetadataReader) -> N
     async def get_metadata() -> ServerMetadata:
         """Describe the server: versions, placement, effective settings, active versions, where metrics are."""
         return await asyncio.to_thread(metadata.read, gateway.active_versions)
+
+
+def _file_endpoint(
+    gateway: Gateway, file: str, media_type: str, read: Callable[[ServedVersion], bytes]
+) -> Callable[..., Awaitable[Response]]:
+    """Answer with a file of a version, whose hash the manifest knows."""
+
+    async def answer(
+        model: ModelName, request: Request, version: VersionName = None, device: DeviceName = None
+    ) -> Response:
+        served = await gateway.catalog.version(model, version, device=device)
+        content = read(served)
+        sha256 = served.published.manifest.files[file].sha256
+        return _file(request, served.headers, content, sha256, media_type, is_pinned=version is not None)
+
+    return answer
 
 
 def _file(
