@@ -64,13 +64,8 @@ class Access:
             else FollowedFile(settings.signing_keys, read_signing_keys),
         )
 
-    @property
-    def signs(self) -> bool:
-        """Whether there is a key to sign with."""
-        return self.signing_keys is not None
-
     def signed(self, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
-        """Add the signature of a body to its headers, if there is a key to sign with."""
+        """Add the signature of a body to its headers; return them as they are if there is no key to sign with."""
         if self.signing_keys is None:
             return headers
         return {**headers, HEADER: self.signing_keys.content()[0].sign(body)}

@@ -87,9 +87,10 @@ class Generation:
         answered = await self._gateway.parameters(
             model, asked, media_type=media_type, upload_bytes=upload_bytes, origin=origin
         )
-        if answered.status != 200 or not self._access.signs:
+        if answered.status != 200:
             return answered
-        return replace(answered, headers=self._access.signed(answered.headers, answered.content))
+        signed = self._access.signed(answered.headers, answered.content)
+        return answered if signed is answered.headers else replace(answered, headers=signed)
 
 
 def _headers_of(scope: Scope) -> Mapping[bytes, bytes]:
