@@ -94,7 +94,8 @@ def evaluate_run(
         answers = _served(network, served, questions, states, own)
         answers |= _personalisation(network, tested, split, part, questions, states, own)
     else:
-        answers = {str(parameters): rank(network, questions, parameters) for parameters in (*ladder(served), SHARED)}
+        conditions = dict.fromkeys((*ladder(served), SHARED))
+        answers = {str(parameters): rank(network, questions, parameters) for parameters in conditions}
     return RunRecord(
         schema=1,
         grid=grid,
