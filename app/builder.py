@@ -26,6 +26,7 @@ from deployments.handles import ask_every_replica, count_replicas
 from deployments.logs import configure_logs
 from deployments.metrics_export import RayGauges
 from deployments.pipeline import ColocatedPipeline, Pipeline, SplitPipeline
+from deployments.priority import let_watchers_wait
 from deployments.replicas import ComposerReplica, EncoderReplica, ParameterGeneratorReplica
 
 # requests queue in our own batcher: a full replica of Serve's is polled by its callers, not woken
@@ -65,6 +66,7 @@ class GatewayReplica:
             access=Access.from_settings(settings),
         )
         serve_from_here()
+        let_watchers_wait()
         self._listener: Listener | None = None
         if settings.listen is not None:
             self._listener = Listener(self._api, settings.listen, on_refusal=self._telemetry.refused)

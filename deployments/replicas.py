@@ -20,6 +20,7 @@ from deployments.loading import VersionLoader
 from deployments.logs import LogFormat, configure_logs
 from deployments.orders import AnswerKind, Timed
 from deployments.pin_follower import PinFollower
+from deployments.priority import let_watchers_wait
 from deployments.telemetry import StageTimes, Stopwatch
 from deployments.worker import Worker
 from duet.protocol.errors import DeadlineExceeded, GenerationError
@@ -73,6 +74,7 @@ class StageWorker:
         self._follower.look()  # the gateway may be about to send requests for the canary, or for the version before
         self._follower.start(loader=self._loader, every_s=refresh_s)
         serve_from_here()
+        let_watchers_wait()
 
     async def prepare(self, model: str, version: str) -> None:
         """Load a version while the worker goes on."""

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import grpc
 import httpx
+import psutil
 import pytest
 
 from app.haproxy import HEADERS_TIMEOUT_S
 from app.keys import create_key, write_keys
 from app.ports import free_port
 from app.settings import AppSettings
+from deployments.priority import STEP_BACK, WATCHERS
 from duet.device import DuetDevice
 from duet.protocol.access_errors import ForgedPackage, Unauthorized
 from duet.protocol.errors import NoDeviceModel
@@ -252,6 +254,16 @@ def test_only_documented_ports_are_open_and_only_one_is_meant_for_others(secured
 
     assert differences(found, rows, host=ALL, port=secured.port) == ([], [])
     assert {each.process for each in found if each.interface != LOOPBACK} == {"Gateway"}
+
+
+def test_the_replica_waits_behind_nobody_and_what_watches_it_steps_back(secured: Secured) -> None:
+    below = psutil.Process(secured.pid).children(recursive=True)
+
+    niceness = {" ".join(process.cmdline()).split(" ")[0]: process.nice() for process in below}
+
+    usual = os.getpriority(os.PRIO_PROCESS, secured.pid)
+    assert {name: niceness[name] for name in WATCHERS} == dict.fromkeys(WATCHERS, STEP_BACK)
+    assert niceness["ray::ServeReplica:duet:Gateway"] == usual
 
 
 @pytest.mark.parametrize(
