@@ -109,10 +109,12 @@ def generate_slabs(
         MemoryError: If there is no memory for the values of four devices.
     """
     B = len(chosen)
-    written = (ctypes.c_char * (slab_bytes + B))()
-    if _library().duet_generate(generation, embeddings, array("i", chosen).tobytes(), B, written, slab_bytes):
+    written = bytearray(slab_bytes + B)
+    # not as an array of ctypes: a type for each length is made anew each time, which costs more than the work
+    start = ctypes.addressof(ctypes.c_char.from_buffer(written))
+    if _library().duet_generate(generation, embeddings, array("i", chosen).tobytes(), B, start, slab_bytes):
         raise MemoryError(f"Expected memory for {4 * generation.count} numbers, got none.")
-    whole = written.raw
+    whole = bytes(written)
     return whole, whole[slab_bytes:]
 
 
