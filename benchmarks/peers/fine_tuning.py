@@ -1,12 +1,8 @@
 """What a device would do without a server: fine-tune its classifier on its own sample. Time for an update, no quality.
 
-    states = backbone(sample)                        once: the backbone never changes
-    shared parameters of the dynamic layers -> Adam, a few steps, loss of each next item among the whole catalogue
-
-The network is that of the demo with random weights, on which the time does not depend. A core of a server stands for
-the device. Prints JSON.
-
-Shapes: T sample length, S width of a state.
+What is timed is the baseline of ``duet evaluate`` (:func:`duet.training.fine_tuning.fine_tune_one`): states made once,
+then a few steps of Adam on the classifier, from the shared parameters on. The network is that of the demo with random
+weights, on which the time does not depend. A core of a server stands for the device. Prints JSON.
 """
 
 import argparse
@@ -23,13 +19,14 @@ from benchmarks.serving.versions import DEMO_CONFIG
 from duet.networks.universal_meta_network import UniversalMetaNetwork
 from duet.registry import Registry
 from duet.training.config import read_config
+from duet.training.fine_tuning import Lessons, Recipe, fine_tune_one
 
 STEPS = 10
 LEARNING_RATE = 1e-2
 
 
-class FineTuning:
-    """One device: its network, and the parameters that each update begins with."""
+class Device:
+    """One device of the demo's network."""
 
     def __init__(self, item_count: int) -> None:
         """Build the network.
@@ -38,12 +35,11 @@ class FineTuning:
             item_count: Of the catalogue.
         """
         torch.manual_seed(0)
-        self._meta = UniversalMetaNetwork(read_config(DEMO_CONFIG).backbone_sizes(item_count)).eval()
-        self._meta.requires_grad_(False)
-        self._meta.classifier.requires_grad_(True)
-        self._shared = {name: value.clone() for name, value in self._meta.classifier.state_dict().items()}
+        config = read_config(DEMO_CONFIG)
+        self.meta = UniversalMetaNetwork(config.backbone_sizes(item_count)).eval()
+        self._options, self._item_count = config.optimisation, item_count
 
-    def update(self, sample: list[int], *, steps: int) -> dict[str, torch.Tensor]:
+    def update(self, sample: list[int], *, steps: int) -> UniversalMetaNetwork:
         """Fine-tune on one sample, from the shared parameters on.
 
         Args:
@@ -51,18 +47,12 @@ class FineTuning:
             steps: Of the optimiser.
 
         Returns:
-            Weight ``[M, K]`` and bias ``[M]`` of every dynamic layer.
+            The device's own network.
         """
-        self._meta.classifier.load_state_dict(self._shared)
-        optimiser = torch.optim.Adam(self._meta.classifier.parameters(), lr=LEARNING_RATE)
-        items = torch.tensor(sample)
-        with torch.no_grad():
-            states = self._meta.backbone.encode(items[None, :-1])[0]
-        for _ in range(steps):
-            optimiser.zero_grad()
-            self._meta.catalogue_loss(states, None, items[1:]).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        return dict(self._meta.classifier.state_dict())
+        items = torch.tensor([sample])
+        lessons = Lessons(items[:, :-1].contiguous(), items[:, 1:].contiguous())
+        recipe = Recipe("classifier", LEARNING_RATE, steps)
+        return fine_tune_one(self.meta, lessons, recipe, self._options, self._item_count)
 
 
 def main() -> None:
@@ -78,7 +68,7 @@ def main() -> None:
     ids = list(registry.open(options.model, registry.active(options.model)).vocabulary().ids)
     places = {item: place + 1 for place, item in enumerate(ids)}
     asked = [json.loads(body)["sample"] for body in bodies(options.models, options.model, budget_ms=1)]
-    samples, device = [[places[item] for item in sample] for sample in asked], FineTuning(len(ids))
+    samples, device = [[places[item] for item in sample] for sample in asked], Device(len(ids))
     device.update(samples[0], steps=options.steps)
     ready_s, times_ms = time.time(), list[float]()
     deadline_s = time.monotonic() + options.seconds
