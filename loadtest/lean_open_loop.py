@@ -21,14 +21,15 @@ from loadtest.lean_processes import (
     Together,
     add_lean_options,
     interruptible,
+    requests_of,
     run_part,
     run_together,
+    seed_of,
     target_of,
     whole,
 )
 from loadtest.options import at_least, event_command, existing_file, share
-from loadtest.prepared import Mistakes, judged, prepare, versions_of
-from loadtest.profiles import load_mixes
+from loadtest.prepared import Mistakes, judged, versions_of
 from loadtest.replicas import count_replicas
 from loadtest.report import write_report
 from loadtest.run import Event, LoadPlan, Run, Saturation
@@ -134,20 +135,11 @@ def _shape(options: Namespace) -> Shape:
 
 def _arriving(options: Namespace, shape: Shape, part: Part) -> tuple[LeanClient, Callable[[], Timeline]]:
     target = target_of(options)
-    served, seed = target.served(), options.seed * part.count + part.number
-    requests = prepare(
-        target,
-        served,
-        world=options.world,
-        mix=load_mixes()[options.mix],
-        count=_REQUESTS,
-        server_share_ms=options.server_share_ms,
-        is_forgetful=options.forgetful,
-        mistakes=Mistakes(options.malformed_share, options.oversized_share),
-        seed=seed,
-    )
+    served = target.served()
+    mistakes = Mistakes(options.malformed_share, options.oversized_share)
+    requests = requests_of(options, part, target, served, count=_REQUESTS, mistakes=mistakes)
     client = LeanClient(options.host, [each.message for each in requests])
-    draws, policy = Random(f"{seed} arrivals"), RetryPolicy(most=options.retries)
+    draws, policy = Random(f"{seed_of(options, part)} arrivals"), RetryPolicy(most=options.retries)
 
     def retry(number: int, status: int, retries: int, retry_after_s: float) -> float | None:
         is_lost = status in (0, 408, 429) or (status >= 500 and status != _TOO_LATE)

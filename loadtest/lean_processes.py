@@ -20,8 +20,9 @@ from pathlib import Path
 
 from loadtest.lean_client import LeanClient
 from loadtest.options import at_least, existing_file
-from loadtest.prepared import Target
+from loadtest.prepared import Mistakes, PreparedRequest, Target, prepare
 from loadtest.profiles import SERVER_SHARE_MS, WORLDS, load_mixes
+from loadtest.replies import ServedVersion
 from loadtest.slo import SLO_FILE
 from loadtest.timeline import CPU, IN_FLIGHT, Timeline
 
@@ -84,6 +85,46 @@ def whole(text: str) -> int:
 def target_of(options: Namespace) -> Target:
     """Say whom a run asks."""
     return Target(options.host, options.model, options.api_key)
+
+
+def seed_of(options: Namespace, part: Part) -> int:
+    """Return what a part draws with: another number for each."""
+    return int(options.seed) * part.count + part.number
+
+
+def requests_of(
+    options: Namespace,
+    part: Part,
+    target: Target,
+    served: ServedVersion,
+    *,
+    count: int,
+    mistakes: Mistakes | None = None,
+) -> list[PreparedRequest]:
+    """Make the requests of a part.
+
+    Args:
+        options: Of this process.
+        part: Which one it is.
+        target: Whom it asks.
+        served: What is served there.
+        count: How many requests.
+        mistakes: How many of them are wrong on purpose; none by default.
+
+    Raises:
+        ValueError: If the server does not answer with a package.
+    """
+    return prepare(
+        target,
+        served,
+        world=options.world,
+        mix=load_mixes()[options.mix],
+        count=count,
+        server_share_ms=options.server_share_ms,
+        is_forgetful=options.forgetful,
+        mistakes=mistakes,
+        seed=seed_of(options, part),
+    )
 
 
 def interruptible() -> None:

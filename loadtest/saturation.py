@@ -15,14 +15,14 @@ from loadtest.lean_processes import (
     Part,
     add_lean_options,
     interruptible,
+    requests_of,
     run_part,
     run_together,
     target_of,
     whole,
 )
 from loadtest.options import at_least
-from loadtest.prepared import judged, prepare
-from loadtest.profiles import load_mixes
+from loadtest.prepared import judged
 from loadtest.report import write_report
 from loadtest.run import LoadPlan, Run
 from loadtest.shapes import Phase, Role, Shape
@@ -73,16 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _users(options: Namespace, shape: Shape, part: Part) -> tuple[LeanClient, Callable[[], Timeline]]:
     target = target_of(options)
     served = target.served()
-    requests = prepare(
-        target,
-        served,
-        world=options.world,
-        mix=load_mixes()[options.mix],
-        count=_REQUESTS,
-        server_share_ms=options.server_share_ms,
-        is_forgetful=options.forgetful,
-        seed=options.seed * part.count + part.number,
-    )
+    requests = requests_of(options, part, target, served, count=_REQUESTS)
     client = LeanClient(options.host, [each.message for each in requests])
 
     def run() -> Timeline:
