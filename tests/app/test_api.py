@@ -168,6 +168,18 @@ async def test_a_compressed_body_is_refused_with_what_would_be_read(client: http
     assert plain.status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("types", "status"),
+    [(("application/json", "text/plain"), 200), (("text/plain", "application/json"), 415)],
+)
+async def test_of_a_header_that_comes_twice_the_first_counts(
+    client: httpx.AsyncClient, types: tuple[str, str], status: int
+) -> None:
+    headers = [("Content-Type", each) for each in types]
+
+    assert (await client.post(URL, content=json.dumps(BODY), headers=headers)).status_code == status
+
+
 @pytest.mark.parametrize(("method", "suffix"), [("POST", "/parameters"), ("GET", ""), ("GET", "/encoder")])
 async def test_a_name_that_is_too_long_is_refused_and_not_sent_back(
     client: httpx.AsyncClient, method: str, suffix: str

@@ -31,7 +31,10 @@ class Recording(asyncio.Transport):
 
 
 async def turn() -> None:
-    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    passed = loop.create_future()
+    loop.call_soon(passed.set_result, None)
+    await passed
 
 
 def joined() -> tuple[JoinedWrites, Recording]:

@@ -12,14 +12,14 @@ class HeldStage:
     """Holds every batch until it is cancelled."""
 
     def __init__(self) -> None:
-        self.began, self.cancelled = asyncio.Event(), 0
+        self.began, self.cancelled = asyncio.Event(), asyncio.Event()
 
     async def generate(self, *arguments: object, **options: object) -> None:
         self.began.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            self.cancelled += 1
+            self.cancelled.set()
             raise
 
 
@@ -32,6 +32,6 @@ async def test_a_batch_that_is_cancelled_is_cancelled_at_the_stage_that_has_it()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await asyncio.sleep(0)
 
-    assert held.cancelled == 1
+    async with asyncio.timeout(5):
+        await held.cancelled.wait()

@@ -98,9 +98,10 @@ def test_a_batch_that_is_left_before_it_begins_frees_its_slot() -> None:
 
     async def scenario() -> object:
         gathering = batcher(worker)
+        loop = asyncio.get_running_loop()
         asked = asyncio.create_task(gathering.submit("a", key="model", deadline_s=FAR_S))
-        await asyncio.sleep(0)  # it waits, and the batcher is about to look
-        asyncio.get_running_loop().call_soon(asked.cancel)  # after the batch has formed, before it begins
+        # turn one: it joins the queue; two: the batch forms, and it is cancelled; three: the batch would begin
+        loop.call_soon(loop.call_soon, asked.cancel)
         await asyncio.gather(asked, return_exceptions=True)
         (other,) = await submitted(gathering, "b")
         return await other
@@ -126,6 +127,27 @@ def test_a_batch_whose_time_ran_out_teaches_that_it_was_slow() -> None:
 
     assert before_ms == pytest.approx(20)
     assert after_ms > 80
+
+
+def test_a_batch_is_cancelled_when_the_time_of_the_last_who_waits_is_over() -> None:
+    worker = Worker()
+
+    async def scenario() -> tuple[list[object], bool]:
+        gathering = batcher(worker)
+        tasks = await submitted(gathering, "a", "b", deadline_s=now_s() + 0.3)
+        tasks += await submitted(gathering, "queued", deadline_s=now_s() + 0.2)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        await pass_seconds(0)
+        is_free = not worker.running
+        (other,) = await submitted(gathering, "next")
+        await other
+        return outcomes, is_free
+
+    outcomes, is_free = run_virtually(scenario())
+
+    assert [type(outcome) for outcome in outcomes] == [TimeoutError] * 3
+    assert is_free
+    assert (worker.cancelled, worker.ended) == ([["a", "b"]], [["next"]])
 
 
 def test_a_batch_that_is_left_early_teaches_nothing() -> None:

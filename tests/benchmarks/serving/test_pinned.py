@@ -12,7 +12,7 @@ from benchmarks.serving.pinned import pinned
 # answers with its own process and a child's, which wants to stay: it ignores every request to end and has a session
 SERVER = """
 import http.server, json, os, subprocess, sys
-stay = "import signal, time\\nfor each in (2, 15): signal.signal(each, signal.SIG_IGN)\\ntime.sleep(600)"
+stay = "import signal\\nfor each in (2, 15): signal.signal(each, signal.SIG_IGN)\\nwhile True: signal.pause()"
 child = subprocess.Popen([sys.executable, "-c", stay], start_new_session=True)
 
 class Handler(http.server.BaseHTTPRequestHandler):
