@@ -109,6 +109,8 @@ def generate_slabs(
         MemoryError: If there is no memory for the values of four devices.
     """
     B = len(chosen)
+    if not B:
+        return b"", b""
     written = bytearray(slab_bytes + B)
     # not as an array of ctypes: a type for each length is made anew each time, which costs more than the work
     start = ctypes.addressof(ctypes.c_char.from_buffer(written))
