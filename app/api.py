@@ -25,6 +25,7 @@ from app.problems import plain_problem, problem_response
 from app.schemas import ModelList, PackageAnswer, ParametersRequest, Rollout, Status
 from app.served_version import ServedVersion
 from duet.protocol.access_errors import HeadersTooLarge, RateLimited, RequestTooSlow, Unauthorized
+from duet.protocol.decoders import DECODERS_FILE
 from duet.protocol.embedding_errors import InvalidEmbedding, WrongEncoder
 from duet.protocol.embedding_upload import ENCODER_FILE
 from duet.protocol.errors import (
@@ -237,6 +238,13 @@ def _add_models(app: FastAPI, gateway: Gateway, access: Access) -> None:
             ONNX,
             attrgetter("encoder"),
             "Download the encoder, for a device that sends embeddings and keeps its samples.",
+        ),
+        (
+            "decoders",
+            DECODERS_FILE,
+            ONNX,
+            attrgetter("decoders"),
+            "Download the decoders, for a device that takes embeddings and generates for itself.",
         ),
         (
             "model-card",

@@ -26,7 +26,10 @@ def offers_of(served: ServedVersion, accepts: Accepts, media_type: str) -> Ranke
         NotAcceptable: If there is nothing.
     """
     # sets, so that the keys are few whatever the requests repeat and reorder
-    wish = (frozenset(accepts.forms), frozenset(accepts.dtypes), media_type)
+    forms = frozenset(accepts.forms)
+    if accepts.decoders is None or accepts.decoders != served.decoders_name:
+        forms -= {"embedding"}  # the device could not read it
+    wish = (forms, frozenset(accepts.dtypes), media_type)
     if wish not in served.offers_by_wish:
         served.offers_by_wish[wish] = RankedOffers(_offers(served, *wish))
     return served.offers_by_wish[wish]

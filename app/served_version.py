@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from duet.protocol.budget import Offer, RankedOffers
+from duet.protocol.decoders import DECODERS_FILE, name_of
 from duet.protocol.embedding_upload import ENCODER_FILE
 from duet.protocol.errors import InvalidRequest
 from duet.protocol.signature import Signature, Vocabulary
@@ -61,6 +62,26 @@ class ServedVersion:
     def encoder(self) -> bytes:
         """The encoder file, for devices that send embeddings; read for the first one that downloads it."""
         return self.published.path(ENCODER_FILE).read_bytes()
+
+    @cached_property
+    def decoders(self) -> bytes:
+        """The decoders file, for devices that generate for themselves; read for the first one that downloads it.
+
+        Raises:
+            InvalidRequest: If the version has none.
+        """
+        if self.decoders_name is None:
+            raise InvalidRequest(
+                detail=f"Expected a version with decoders, got {self.published.version}, which was published "
+                "without. Ask for factors."
+            )
+        return self.published.path(DECODERS_FILE).read_bytes()
+
+    @cached_property
+    def decoders_name(self) -> str | None:
+        """How devices name these decoders; None if the version has none."""
+        record = self.published.manifest.files.get(DECODERS_FILE)
+        return None if record is None else name_of(record.sha256)
 
     @cached_property
     def model_card(self) -> bytes:

@@ -49,7 +49,7 @@ def base_places(table: LayerTable) -> Places:
 
 
 def slab_layout(table: LayerTable, representation: Representation, places: Places, base: Places) -> SlabLayout:
-    """Lay out the body of any representation; the shared one is empty.
+    """Lay out the body of any representation; the shared one is empty, and so is an embedding, which is not generated.
 
     Args:
         table: The version's layers.
@@ -57,6 +57,8 @@ def slab_layout(table: LayerTable, representation: Representation, places: Place
         places: Of the head that emits it.
         base: Of the shared parameters.
     """
+    if representation.form is Form.EMBEDDING:
+        return SlabLayout((), 0)
     slots = table.slots(representation)
     scales = {(slot.layer, slot.role): slot.offset for slot in slots if slot.role.endswith("_scale")}
     segments = (

@@ -8,6 +8,7 @@ Shapes: B batch of devices, D embedding, P flat parameters, R rank of the genera
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, combinations
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from deployments.body_layouts import Places, base_places, factor_places, full_places, slab_layout
 from deployments.prepared_versions import PreparedVersions
 from deployments.version_checks import check_golden, generator_tensors, golden_tensors
+from duet.protocol.decoders import encode_embedding
 from duet.protocol.manifest import Manifest
 from duet.protocol.representation import SHARED, Form, Representation
 from duet.registry import PublishedVersion
@@ -70,6 +72,11 @@ class _PreparedGenerator:
     base: Tensor
     generations: dict[_Kind, _Generation] = field(default_factory=dict)
     _alone: dict[Representation, tuple[_Generation | None, int]] = field(default_factory=dict)
+
+    @cached_property
+    def sends_embeddings(self) -> bool:
+        """Whether a device may generate for itself."""
+        return any(record.representation.form is Form.EMBEDDING for record in self.manifest.representations)
 
     def kind(self, representations: Sequence[Representation]) -> _Kind:
         """Tell what a batch needs."""
@@ -180,13 +187,22 @@ class ParameterGenerator:
             version: Which one of it.
 
         Returns:
-            Bodies in package layout, in order: empty for the shared representation, None where a number is not finite.
+            Bodies in package layout, in order: empty for the shared representation, the embedding itself for a device
+            that generates, None where a number is not finite.
         """
         prepared = self._versions.get(model, version)
         generation, chosen = prepared.chosen(representations)
         if generation is None:
-            return [b""] * len(representations)
-        return self._generate(prepared, generation, embeddings, chosen)
+            bodies: list[bytes | None] = [b""] * len(representations)
+        else:
+            bodies = self._generate(prepared, generation, embeddings, chosen)
+        if not prepared.sends_embeddings:
+            return bodies
+        table = prepared.manifest.layers
+        return [
+            encode_embedding(embedding, representation, table) if representation.form is Form.EMBEDDING else body
+            for embedding, representation, body in zip(embeddings, representations, bodies, strict=True)
+        ]
 
     def _generate(
         self,

@@ -21,15 +21,19 @@ from duet.evaluation.exams import Exam, exam_of
 from duet.evaluation.model_card import model_card
 from duet.evaluation.provenance import commit
 from duet.evaluation.representations import (
+    EMBEDDINGS,
+    Decoding,
     Generated,
+    answered_representations,
     device_scores,
     measure_representations,
-    offered_representations,
 )
 from duet.networks.duet_network import DuetNetwork, Served
 from duet.networks.export import export_device_model, export_encoder, generator_tensors
+from duet.networks.export_decoders import export_decoders
 from duet.networks.personalized_parameters_generator import Head, split_values
 from duet.protocol.canonical_json import Json
+from duet.protocol.decoders import DECODERS_FILE
 from duet.protocol.device_model import GOLDEN_DEVICE_INPUT
 from duet.protocol.errors import UnusableRun
 from duet.protocol.manifest import RepresentationRecord
@@ -61,6 +65,7 @@ def publish(
     *,
     version: str | None = None,
     quality_users: int = QUALITY_USERS,
+    decoders: bool = True,
     observer: Observer | None = None,
 ) -> PublishedVersion:
     """Publish the best epoch of a run as a new version of a model.
@@ -75,6 +80,8 @@ def publish(
         model: Name of the model.
         version: Name of the version; the time by default.
         quality_users: Measure on at most this many users or devices, always the same ones of a data set.
+        decoders: Give the decoders to devices that want to generate for themselves; without, the generator stays in the
+            cloud.
         observer: Whom to tell.
 
     Raises:
@@ -108,11 +115,16 @@ def publish(
         _write(pending.folder / "vocabulary.json", exam.vocabulary.to_json())
         (pending.folder / "encoder.onnx").write_bytes(encoder_onnx)
         (pending.folder / "device.onnx").write_bytes(device_onnx)
+        best = _best_head(network)
+        decoders_onnx = export_decoders(tensors, network.meta.table, best, network.sizes.rank)
+        if decoders:
+            (pending.folder / DECODERS_FILE).write_bytes(decoders_onnx)
         save_file(tensors, pending.folder / "generator.safetensors")
         few = exam.only(np.arange(min(GOLDEN_SAMPLES, len(exam))))
-        golden = _golden(network, few, encoder_onnx, device_onnx, tensors, run)
+        graphs = _Graphs(encoder_onnx, device_onnx, decoders_onnx)
+        golden = _golden(network, few, graphs, tensors, run)
         save_file(golden, pending.folder / "golden.safetensors")
-        records = _measure(network, exam, encoder_onnx, device_onnx, tensors, quality_users, observer)
+        records = _measure(network, exam, graphs, tensors, quality_users, observer, decoders=decoders)
         training = _training(config, data.name, exam, checkpoint.read_progress(run))
         title = f"{pending.model}, version {pending.version}"
         told = exam.card(type(network.meta.backbone).__name__, training, quality_users)
@@ -137,24 +149,41 @@ def _unpublishable(model: str) -> str:
     return "generates nothing"
 
 
+@dataclass(frozen=True)
+class _Graphs:
+    """What is published for ONNX Runtime."""
+
+    encoder: bytes
+    device: bytes
+    decoders: bytes
+
+
+def _best_head(network: DuetNetwork) -> Head:
+    """Name the head that golden outputs and decoders are of."""
+    return "factors" if "factors" in network.generator.heads else "full"
+
+
 def _measure(
     network: DuetNetwork,
     exam: Exam,
-    encoder_onnx: bytes,
-    device_onnx: bytes,
+    graphs: _Graphs,
     tensors: Mapping[str, Tensor],
     quality_users: int,
     observer: Observer,
+    *,
+    decoders: bool,
 ) -> tuple[RepresentationRecord, ...]:
     if len(exam) > quality_users:
         exam = exam.only(np.sort(np.random.default_rng(0).choice(len(exam), quality_users, replace=False)))
-    embeddings = _encode(encoder_onnx, exam.inputs)
+    embeddings = _encode(graphs.encoder, exam.inputs)
     generated = Generated(
-        network.meta.table, network.sizes.rank, _generate(tensors, embeddings, network.generator.heads)
+        network.meta.table,
+        network.sizes.rank,
+        _generate(tensors, embeddings, network.generator.heads),
+        Decoding.by(graphs.decoders, embeddings) if decoders else None,
     )
-    offered = offered_representations(network.generator.heads, network.sizes.rank)
-    observer.on_stage("Measuring quality", len(offered) * len(exam))
-    return measure_representations(device_onnx, generated, exam, split="validation", on_user=observer.on_measured)
+    observer.on_stage("Measuring quality", len(answered_representations(generated)) * len(exam))
+    return measure_representations(graphs.device, generated, exam, split="validation", on_user=observer.on_measured)
 
 
 def _encode(encoder_onnx: bytes, samples: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -177,15 +206,14 @@ def _generate(
 def _golden(
     network: DuetNetwork,
     exam: Exam,
-    encoder_onnx: bytes,
-    device_onnx: bytes,
+    graphs: _Graphs,
     tensors: Mapping[str, Tensor],
     run: Path,
 ) -> dict[str, Tensor]:
     """Return samples and what must come out for them, after checking that what is exported agrees with the network."""
     inputs, positions = torch.from_numpy(exam.inputs), torch.from_numpy(exam.newest)
     (name,) = exam.signature.input_names
-    best: Head = "factors" if "factors" in network.generator.heads else "full"
+    best = _best_head(network)
     with torch.no_grad():
         embedding = network.embeddings(inputs).flatten(0, 1)[positions]
         states, _ = network.condition(inputs, positions)
@@ -201,14 +229,18 @@ def _golden(
                 residuals = split_values(values, network.meta.table, head, rank=rank, use_rank=rank)
                 golden["output.scores"] = network.meta.scores(states, residuals).contiguous()
         direct = network.meta.scores(states, network.residuals(embedding, Served(best, network.sizes.rank)))
-    exported = torch.from_numpy(_encode(encoder_onnx, exam.inputs))
+    exported = torch.from_numpy(_encode(graphs.encoder, exam.inputs))
     _check_parity(run, "encoder.onnx", exported, embedding)
     _check_parity(run, "the folded generator", direct, golden["output.scores"])
-    generated = Generated(network.meta.table, network.sizes.rank, {best: golden[f"output.{best}"].numpy()})
+    decoding = Decoding.by(graphs.decoders, embedding.numpy())
+    generated = Generated(network.meta.table, network.sizes.rank, {best: golden[f"output.{best}"].numpy()}, decoding)
     form, rank = (Form.FACTORS, network.sizes.rank) if best == "factors" else (Form.FULL, 0)
-    sent = Representation(form, Dtype.FLOAT32, rank)
-    scored = torch.from_numpy(device_scores(device_onnx, generated, sent, exam.samples))
-    _check_parity(run, "device.onnx", scored, golden["output.scores"])
+    for file, sent in (
+        ("device.onnx", Representation(form, Dtype.FLOAT32, rank)),
+        (DECODERS_FILE, EMBEDDINGS[0]),
+    ):
+        scored = torch.from_numpy(device_scores(graphs.device, generated, sent, exam.samples))
+        _check_parity(run, file, scored, golden["output.scores"])
     return {name: tensor.clone() for name, tensor in golden.items()}
 
 

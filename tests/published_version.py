@@ -9,6 +9,7 @@ Shapes: T sample length, D embedding, R rank, M output and K input features of a
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,9 +17,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import safetensors.numpy
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from duet.networks.export_decoders import export_decoders
+from duet.protocol.decoders import DECODERS_FILE
 from duet.protocol.device_model import encode_shared
 from duet.protocol.layers import DynamicLayer, LayerTable
 from duet.protocol.manifest import Quality, RepresentationRecord
@@ -48,6 +52,7 @@ def write_version(
     heads: Sequence[str] = ("factors", "full"),
     golden_error: Mapping[str, float] = MappingProxyType({}),
     quality: Mapping[str, float] = MappingProxyType({}),
+    decoders: bool = False,
     spoil: Callable[[Path], None] = lambda folder: None,
 ) -> PublishedVersion:
     """Publish a version whose every weight follows from ``seed``.
@@ -60,6 +65,7 @@ def write_version(
         heads: What the generator emits.
         golden_error: What to add to golden tensors, by name, so that they are wrong.
         quality: What the manifest says of representations, by name, where it is not to be made up.
+        decoders: Whether devices may generate for themselves.
         spoil: Changes the files before they are hashed, so that only what is in them is wrong.
     """
     random = np.random.default_rng(seed)
@@ -77,6 +83,9 @@ def write_version(
         for name, error in golden_error.items():
             golden[name] = golden[name] + np.float32(error)
         safetensors.numpy.save_file(golden, pending.folder / "golden.safetensors")
+        if decoders:
+            folded = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+            (pending.folder / DECODERS_FILE).write_bytes(export_decoders(folded, TABLE, "factors", RANK))
         spoil(pending.folder)
         (pending.folder / "model_card.md").write_text("# tiny\n\nRandom weights, for tests.\n")
         return pending.commit(
@@ -86,7 +95,7 @@ def write_version(
             embedding_dim=EMBEDDING,
             rank=RANK,
             heads=heads,
-            representations=_records(heads, quality),
+            representations=_records(heads, quality, decoders=decoders),
             training={"dataset": "none", "seed": seed},
         )
 
@@ -210,8 +219,11 @@ def _applied(values: Array, shared: dict[str, tuple[Array, Array]]) -> dict[str,
     return feed
 
 
-def _records(heads: Sequence[str], quality: Mapping[str, float]) -> list[RepresentationRecord]:
-    """Every representation; quality grows with rank and precision, and the full head is the best."""
+def _records(heads: Sequence[str], quality: Mapping[str, float], *, decoders: bool) -> list[RepresentationRecord]:
+    """Every representation; quality grows with rank and precision, and the full head is the best.
+
+    An embedding leads to what whole factors lead to.
+    """
     precision = {Dtype.INT8: 0.0, Dtype.FLOAT16: 0.002, Dtype.FLOAT32: 0.003}
     values = {SHARED: 0.1}
     for dtype, gain in precision.items():
@@ -220,11 +232,13 @@ def _records(heads: Sequence[str], quality: Mapping[str, float]) -> list[Represe
         values[Representation(Form.COMPOSED, dtype, RANK)] = 0.2 + RANK / 100 + gain
         if "full" in heads:
             values[Representation(Form.FULL, dtype)] = 0.25 + gain
+        if decoders and dtype is not Dtype.INT8:
+            values[Representation(Form.EMBEDDING, dtype)] = 0.2 + RANK / 100 + gain
     values |= {Representation.parse(name): value for name, value in quality.items()}
     return [
         RepresentationRecord(
             representation,
-            TABLE.package_bytes(representation),
+            replace(TABLE, embedding_dim=EMBEDDING).package_bytes(representation),
             Quality("ndcg@10", "validation", value, (value - 0.01, value + 0.01)),
         )
         for representation, value in values.items()

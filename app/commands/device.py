@@ -36,6 +36,9 @@ def device(
     budget_ms: BudgetMs = 200,
     link: LinkText = "lte",
     sends: Sends = "sample",
+    holds_decoders: Annotated[
+        bool, typer.Option(help="Download the decoders, take embeddings, and generate parameters here.")
+    ] = False,
     k: Annotated[int, typer.Option("--k", min=1, help="Length of the two lists.")] = 10,
     cache: Annotated[Path, typer.Option(help="Where device models are kept; each version is downloaded once.")] = CACHE,
     api_key: ApiKey = None,
@@ -59,6 +62,7 @@ def device(
         link=connection,
         budget_ms=budget_ms,
         sends=sends,
+        holds_decoders=holds_decoders,
         api_key=api_key,
         signing_key=read_signing_keys(signing_key),
     ) as phone:

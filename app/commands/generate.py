@@ -104,7 +104,7 @@ def _embedded(cloud: "Cloud", model: str, manifest_bytes: bytes, sample: object)
     from duet.device.question import Question
 
     manifest = read_manifest(model, manifest_bytes)
-    onnx = cloud.device_model(manifest.version, manifest.files[DEVICE_FILE].bytes)
+    onnx = cloud.file("device-model", manifest.version, manifest.files[DEVICE_FILE].bytes)
     installed = install(model, manifest_bytes, onnx)
     encoder = DeviceEncoder.load(download_encoder(cloud, installed), installed)
     return Question.of_embedding(encoder.embed(sample), installed.digest).fields

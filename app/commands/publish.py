@@ -14,6 +14,9 @@ def publish(
     version: Annotated[str | None, typer.Option(help="Name of the version; by default the time.")] = None,
     folder: ModelsFolder = Path("models"),
     quality_users: Annotated[int, typer.Option(min=10, help="Measure quality on at most this many users.")] = 1000,
+    decoders: Annotated[
+        bool, typer.Option(help="Give the decoders to devices that ask: the generator leaves the cloud.")
+    ] = True,
     activate: Annotated[bool, typer.Option(help="Serve this version from now on.")] = True,
     data: Annotated[str | None, typer.Option(help="Where the run's data lie now, if they were moved.")] = None,
 ) -> None:
@@ -45,6 +48,7 @@ def publish(
             model,
             version=version,
             quality_users=quality_users,
+            decoders=decoders,
             observer=Observer(
                 on_stage=lambda stage, total: progress.update(
                     task, description=stage, total=total or None, completed=0

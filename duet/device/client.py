@@ -11,20 +11,20 @@ from typing import Literal, Self
 import httpx
 
 from duet.device.cloud import Answer, Cloud
-from duet.device.encoders import Encoders
+from duet.device.decoders import DeviceDecoders, decoders_of
+from duet.device.encoders import encoders_of
 from duet.device.link_estimate import LinkEstimate, learn_from
 from duet.device.model_cache import DEVICE_FILE, InstalledModel, ModelCache, install, read_manifest
 from duet.device.question import Question
+from duet.device.received import check_question, put_in_place, read_package
 from duet.device.runtime import DeviceModel, Ranking
 from duet.device.samples import plain_sample
 from duet.device.update import Update, report
-from duet.protocol.access_errors import ForgedPackage
 from duet.protocol.budget import PROFILES, Link
 from duet.protocol.canonical_json import encode_json
 from duet.protocol.embedding_errors import WrongEncoder
 from duet.protocol.errors import DuetError, InvalidSample, NoDeviceModel, WrongVersion
 from duet.protocol.manifest import Manifest, digest_of
-from duet.protocol.package import ParameterPackage
 from duet.protocol.representation import Dtype, Form, Representation
 from duet.protocol.signing import SigningKey
 
@@ -36,6 +36,7 @@ MAX_TIMEOUT_S = 3600.0
 
 _LOGGER = logging.getLogger(__name__)
 _FULL = Representation(Form.FULL, Dtype.FLOAT32)
+_ACCEPTS = {"forms": ["factors", "full"], "dtypes": ["float32", "float16", "int8"]}
 _PRIORITIES, _SENDS = ("low", "normal", "high"), ("sample", "embedding")
 _MIN_ANSWER_BYTES = 2**20  # another version may have larger layers than the one in place
 
@@ -69,6 +70,7 @@ class DuetDevice:
         budget_ms: float = 200.0,
         accepts: Mapping[str, Sequence[str]] | None = None,
         sends: Literal["sample", "embedding"] = "sample",
+        holds_decoders: bool = False,
         priority: str = "normal",
         timeout_s: float | None = None,
         api_key: str | None = None,
@@ -91,6 +93,8 @@ class DuetDevice:
             accepts: ``{"forms": [...], "dtypes": [...]}`` that the device can read; everything when None.
             sends: ``"sample"``, or ``"embedding"``: the device runs the version's encoder itself, and its samples stay
                 here. There is no falling back from one to the other.
+            holds_decoders: Download the version's decoders once, and take the form ``embedding``, from which the device
+                generates for itself: the fewest bytes an update. Versions without decoders are asked for the others.
             priority: ``"low"``, ``"normal"`` or ``"high"``.
             timeout_s: When to give up waiting for parameters; when None, twice the budget and at least 1 s, because
                 parameters that come late are still fresher than those in place. At most 3,600.
@@ -128,8 +132,9 @@ class DuetDevice:
             "link": link if isinstance(link, str) else {name: float(value) for name, value in vars(link).items()},
             "priority": priority,
         }
-        if accepts is not None:
-            self._request["accepts"] = {what: list(names) for what, names in accepts.items()}
+        self._accepts = None if accepts is None else {what: list(names) for what, names in accepts.items()}
+        if self._accepts is not None:
+            self._request["accepts"] = self._accepts
         encode_json(self._request)  # what JSON cannot carry must fail here, not in every update
         self._clock = clock
         self._cache = ModelCache(Path(cache), model)
@@ -143,8 +148,9 @@ class DuetDevice:
             transport=transport,
             clock=clock,
         )
-        encoders = Encoders(self._cloud, self._cache, on_disk=self._on_disk)
-        self._encoders = encoders if sends == "embedding" else None
+        files = (self._cloud, self._cache, self._on_disk)
+        self._encoders = encoders_of(*files) if sends == "embedding" else None
+        self._decoders = decoders_of(*files) if holds_decoders else None
         self._lock = threading.RLock()
         self._held: _Held | None = None
         self._failures = 0
@@ -181,16 +187,17 @@ class DuetDevice:
         return None if held is None else held.representation
 
     def prepare(self) -> None:
-        """Have a device model in place, and its encoder if the device sends embeddings: from the cache, else the cloud.
+        """Have a device model in place, and encoder and decoders if it is to have them: from the cache, else the cloud.
 
         Raises:
             NoDeviceModel: If the cache has none and the cloud gives none.
             DuetError: If the device has a model, but gets no sound encoder; it predicts all the same.
         """
         held = self._hold()
-        if self._encoders is not None:
-            with self._lock:
+        with self._lock:
+            if self._encoders is not None:
                 self._encoders.of(held.installed)
+            self._decoders_of(held.installed)
 
     def refresh_model(self) -> bool:
         """Move to the version that the cloud serves now, with its shared parameters; nothing happens if it is in place.
@@ -263,19 +270,21 @@ class DuetDevice:
         is_other_version = False
         try:
             question = self._question(sample, held.installed)
-            answers.append(self._ask(question, held))
+            decoders = self._decoders_of(held.installed)
+            answers.append(self._ask(question, held, decoders))
             if answers[-1].status == 204:
                 return replace(report(answers), status="kept", representation=held.representation)
-            package = _decode(answers[-1], held)
+            package = read_package(answers[-1], held.installed, decoders)
         except (WrongVersion, WrongEncoder, InvalidSample) as error:
             held = _Held(self._served_instead(error, answers))
             is_other_version = True
             question = self._question(sample, held.installed)
-            answers.append(self._ask(question, held))
-            package = _decode(answers[-1], held)
+            decoders = self._decoders_of(held.installed)
+            answers.append(self._ask(question, held, decoders))
+            package = read_package(answers[-1], held.installed, decoders)
         if self._signing_keys:
-            _check_question(package, held, question)
-        _put_in_place(package, held.installed.model, sample)
+            check_question(package, held.installed, question)
+        put_in_place(package, held.installed.model, decoders, sample=sample)
         self._hold_now(_Held(held.installed, package.representation, package.tag, self._clock()))
         return replace(
             report(answers),
@@ -289,6 +298,16 @@ class DuetDevice:
             return Question.of_sample(sample, installed.signature)
         return Question.of_embedding(self._encoders.of(installed).embed(sample), installed.digest)
 
+    def _decoders_of(self, installed: InstalledModel) -> DeviceDecoders | None:
+        """Find the decoders of the version in place, if the device is to have some; without them it gets factors."""
+        if self._decoders is None:
+            return None
+        try:
+            return self._decoders.of(installed)
+        except DuetError as error:
+            _LOGGER.warning("Asking for parameters that need no decoders: %s", error)
+            return None
+
     def _served_instead(self, error: DuetError, answers: Sequence[Answer]) -> InstalledModel:
         """Get the version that the cloud serves now, if an error means that it has moved on; else raise the error."""
         if isinstance(error, WrongEncoder):
@@ -301,9 +320,13 @@ class DuetDevice:
         # nothing in the sample is known to this version, so its encoder cannot ask; another version may know more
         return self._download(None)
 
-    def _ask(self, question: Question, held: _Held) -> Answer:
+    def _ask(self, question: Question, held: _Held, decoders: DeviceDecoders | None) -> Answer:
         model = held.installed.model
         request = {**self._request, **question.fields}
+        if decoders is not None:
+            accepts = {**_ACCEPTS, **(self._accepts or {})}
+            forms = [*dict.fromkeys((*accepts["forms"], "embedding"))]
+            request["accepts"] = {**accepts, "forms": forms, "decoders": decoders.name}
         if held.tag is not None:
             request["current"] = {
                 "version": held.installed.digest.hex(),
@@ -354,7 +377,7 @@ class DuetDevice:
         if cached is not None:
             return cached
         manifest = read_manifest(self._model, manifest_bytes)
-        onnx = self._cloud.device_model(manifest.version, manifest.files[DEVICE_FILE].bytes)
+        onnx = self._cloud.file("device-model", manifest.version, manifest.files[DEVICE_FILE].bytes)
         installed = install(self._model, manifest_bytes, onnx)
         self._on_disk(lambda: self._cache.write(manifest_bytes, onnx))
         return installed
@@ -364,20 +387,3 @@ class DuetDevice:
             write()
         except OSError as error:
             _LOGGER.warning("Going on without a cache, %s will be downloaded again: %s", self._model, error)
-
-
-def _decode(answer: Answer, held: _Held) -> ParameterPackage:
-    return ParameterPackage.decode(answer.body, held.installed.model.table, version=held.installed.digest)
-
-
-def _check_question(package: ParameterPackage, held: _Held, question: Question) -> None:
-    """Refuse a package that is genuine, but was recorded when another sample was sent."""
-    if package.tag != question.tag(held.installed.digest, package.representation):
-        raise ForgedPackage(reason="its tag is that of another sample than the one that was sent")
-
-
-def _put_in_place(package: ParameterPackage, model: DeviceModel, sample: object) -> None:
-    if package.representation.form is Form.SHARED:
-        model.reset()
-    else:
-        model.swap(package.compose(model.shared), sample=sample)

@@ -162,22 +162,18 @@ class Cloud:
         query = {"device": device} if version is None else {"version": version}
         return self._believed(self._download("", query, MANIFEST_BYTES)).body
 
-    def device_model(self, version: str, size_bytes: int) -> bytes:
-        """Download the device model of ``version``, of at most the size that its manifest names.
+    def file(self, route: str, version: str, size_bytes: int) -> bytes:
+        """Download a file of ``version``, of at most the size that its manifest names; its hash stands there too.
+
+        Args:
+            route: ``"device-model"``, ``"encoder"`` or ``"decoders"``.
+            version: Name of the version.
+            size_bytes: Of the file.
 
         Raises:
             DuetError: If the cloud refuses, fails or cannot be reached.
         """
-        # its hash stands in the manifest
-        return self._download("/device-model", {"version": version}, size_bytes).body
-
-    def encoder(self, version: str, size_bytes: int) -> bytes:
-        """Download the encoder of ``version``, of at most the size that its manifest names.
-
-        Raises:
-            DuetError: If the cloud refuses, fails or cannot be reached.
-        """
-        return self._download("/encoder", {"version": version}, size_bytes).body
+        return self._download(f"/{route}", {"version": version}, size_bytes).body
 
     def parameters(
         self, request: Mapping[str, object], *, budget_ms: float, timeout_s: float, limit_bytes: int

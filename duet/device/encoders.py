@@ -3,8 +3,7 @@
 Shapes: D embedding.
 """
 
-import hashlib
-from collections.abc import Callable
+from functools import partial
 from typing import Self
 
 import onnxruntime
@@ -12,6 +11,7 @@ import onnxruntime
 from duet.device.cloud import Cloud
 from duet.device.model_cache import InstalledModel, ModelCache
 from duet.device.runtime import open_session
+from duet.device.version_file import OnDisk, VersionFile, is_hashed
 from duet.protocol.embedding_errors import NoEncoder
 from duet.protocol.embedding_upload import ENCODER_FILE, ENCODER_OUTPUT, EmbeddingUpload
 from duet.protocol.errors import NoDeviceModel
@@ -34,7 +34,7 @@ class DeviceEncoder:
             NoEncoder: If the version takes no embeddings, the hash is another one, or the graph is of something else.
         """
         upload, name = _declared(installed), installed.manifest.model
-        if hashlib.sha256(onnx).hexdigest() != upload.encoder_sha256:
+        if not is_hashed(onnx, installed, ENCODER_FILE):
             reason = f"the {len(onnx)} bytes of {ENCODER_FILE} are not those that the manifest hashes"
             raise NoEncoder(model=name, reason=reason)
         try:
@@ -61,43 +61,10 @@ class DeviceEncoder:
         return self._upload.canonical(self._session.run([ENCODER_OUTPUT], arrays)[0][0])
 
 
-class Encoders:
-    """Finds the encoder of a version: in memory, else on disk, else in the cloud. Keeps the last one in memory."""
-
-    def __init__(self, cloud: Cloud, cache: ModelCache, *, on_disk: Callable[[Callable[[], None]], None]) -> None:
-        """Hold none yet.
-
-        Args:
-            cloud: Where to download one.
-            cache: Where to keep them.
-            on_disk: Runs what writes, and survives a disk that refuses.
-        """
-        self._cloud, self._cache, self._on_disk = cloud, cache, on_disk
-        self._last: DeviceEncoder | None = None
-
-    def of(self, installed: InstalledModel) -> DeviceEncoder:
-        """Find the encoder of a version.
-
-        Raises:
-            NoEncoder: If the version takes no embeddings, or what the cloud gave is not its encoder.
-            DuetError: If the cloud refuses, fails or cannot be reached.
-        """
-        if self._last is None or self._last.installed.digest != installed.digest:
-            self._last = self._cached(installed) or self._downloaded(installed)
-        return self._last
-
-    def _cached(self, installed: InstalledModel) -> DeviceEncoder | None:
-        try:
-            onnx = self._cache.read_encoder(installed.digest)
-            return None if onnx is None else DeviceEncoder.load(onnx, installed)
-        except NoEncoder:
-            return None  # damaged: it is downloaded again
-
-    def _downloaded(self, installed: InstalledModel) -> DeviceEncoder:
-        onnx = download_encoder(self._cloud, installed)
-        encoder = DeviceEncoder.load(onnx, installed)
-        self._on_disk(lambda: self._cache.write_encoder(installed.digest, onnx))
-        return encoder
+def encoders_of(cloud: Cloud, cache: ModelCache, on_disk: OnDisk) -> VersionFile[DeviceEncoder]:
+    """Find encoders where this device keeps them, and in its cloud."""
+    download = partial(download_encoder, cloud)
+    return VersionFile(ENCODER_FILE, DeviceEncoder.load, download, cache, damaged=NoEncoder, on_disk=on_disk)
 
 
 def download_encoder(cloud: Cloud, installed: InstalledModel) -> bytes:
@@ -109,7 +76,7 @@ def download_encoder(cloud: Cloud, installed: InstalledModel) -> bytes:
     """
     _declared(installed)
     manifest = installed.manifest
-    return cloud.encoder(manifest.version, manifest.files[ENCODER_FILE].bytes)
+    return cloud.file("encoder", manifest.version, manifest.files[ENCODER_FILE].bytes)
 
 
 def _declared(installed: InstalledModel) -> EmbeddingUpload:

@@ -4,6 +4,7 @@
     <cache>/<model>/<digest>/manifest.json   hashes to <digest>
     <cache>/<model>/<digest>/device.onnx     hashes to what the manifest says
     <cache>/<model>/<digest>/encoder.onnx    hashes to what the manifest says; of devices that send embeddings
+    <cache>/<model>/<digest>/decoders.onnx   likewise; of devices that generate for themselves
 
 Every file is written beside its place and renamed, and verified whenever it is read: a damaged entry counts as absent.
 """
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from duet.device.runtime import DeviceModel
-from duet.protocol.embedding_upload import ENCODER_FILE
 from duet.protocol.errors import CorruptVersion, InvalidName, NoDeviceModel, UnsupportedManifest
 from duet.protocol.manifest import FILE_NAME, MODEL_NAME, Manifest, digest_of
 from duet.protocol.signature import Signature
@@ -77,22 +77,22 @@ class ModelCache:
         _replace(folder / DEVICE_FILE, onnx)
         _replace(folder / FILE_NAME, manifest_bytes)
 
-    def read_encoder(self, digest: bytes) -> bytes | None:
-        """Read the encoder of one version, not verified yet, or None if it is absent."""
+    def read_file(self, digest: bytes, name: str) -> bytes | None:
+        """Read a further file of one version, not verified yet, or None if it is absent."""
         try:
-            return (self._folder / digest.hex() / ENCODER_FILE).read_bytes()
+            return (self._folder / digest.hex() / name).read_bytes()
         except OSError:
             return None
 
-    def write_encoder(self, digest: bytes, onnx: bytes) -> None:
-        """Keep the verified encoder of one version.
+    def write_file(self, digest: bytes, name: str, content: bytes) -> None:
+        """Keep a further, verified file of one version.
 
         Raises:
             OSError: If the disk refuses.
         """
         folder = self._folder / digest.hex()
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / ENCODER_FILE, onnx)
+        _replace(folder / name, content)
 
     def set_current(self, digest: bytes) -> None:
         """Remember which version is in use.

@@ -6,15 +6,20 @@ Shapes: U users, T sample length, D embedding, P flat values of a head, M and K 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
-from duet.device.runtime import DeviceModel
+from duet.device.decoders import run_decoders
+from duet.device.runtime import DeviceModel, open_session
 from duet.evaluation.exams import Exam
 from duet.evaluation.intervals import mean_interval
 from duet.networks.personalized_parameters_generator import Head, head_segments
+from duet.protocol.decoders import encode_embedding
+from duet.protocol.device_model import Parameters
 from duet.protocol.errors import UnusableRun
 from duet.protocol.layers import LayerTable
 from duet.protocol.manifest import Quality, RepresentationRecord
@@ -30,6 +35,24 @@ class Generated:
     table: LayerTable
     rank: int
     values: Mapping[Head, NDArray[np.float32]]
+    decoding: "Decoding | None" = None
+    """For devices that generate for themselves."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What a device that generates for itself works with: the embedding of each user ``[U, D]``, and the decoders."""
+
+    embeddings: NDArray[np.float32]
+    decoders: onnxruntime.InferenceSession
+
+    @classmethod
+    def by(cls, decoders_onnx: bytes, embeddings: NDArray[np.float32]) -> Self:
+        """Open published decoders."""
+        return cls(embeddings, open_session(decoders_onnx, "the decoders"))
+
+
+EMBEDDINGS = (Representation(Form.EMBEDDING, Dtype.FLOAT32), Representation(Form.EMBEDDING, Dtype.FLOAT16))
 
 
 def offered_representations(heads: Sequence[Head], rank: int) -> tuple[Representation, ...]:
@@ -43,6 +66,12 @@ def offered_representations(heads: Sequence[Head], rank: int) -> tuple[Represent
         if "full" in heads:
             offered.append(Representation(Form.FULL, dtype))
     return tuple(offered)
+
+
+def answered_representations(generated: Generated) -> tuple[Representation, ...]:
+    """List what a version answers with that generates this."""
+    offered = offered_representations(tuple(generated.values), generated.rank)
+    return offered if generated.decoding is None else (*offered, *EMBEDDINGS)
 
 
 def layer_values(
@@ -129,7 +158,7 @@ def measure_representations(
     """
     device = DeviceModel.load(device_onnx)
     records = []
-    for representation in offered_representations(tuple(generated.values), generated.rank):
+    for representation in answered_representations(generated):
         values = np.empty(len(exam))
         for place in range(len(exam)):
             _put_in_place(device, generated, place, representation)
@@ -138,7 +167,7 @@ def measure_representations(
         value, low, high = mean_interval(values)
         interval = (round(low, 6), round(high, 6))
         quality = Quality(metric=exam.metric, split=split, value=round(value, 6), interval=interval)
-        records.append(RepresentationRecord(representation, generated.table.package_bytes(representation), quality))
+        records.append(RepresentationRecord(representation, _table(generated).package_bytes(representation), quality))
     return tuple(records)
 
 
@@ -152,7 +181,31 @@ def _scores(
 
 def _put_in_place(device: DeviceModel, generated: Generated, user: int, representation: Representation) -> None:
     """Have a device predict with the parameters of one user, through package bytes."""
-    device.swap(sent_package(generated, user, representation, device.shared).compose(device.shared))
+    if representation.form is Form.EMBEDDING:
+        device.swap(_decoded(generated, user, representation))
+    else:
+        device.swap(sent_package(generated, user, representation, device.shared).compose(device.shared))
+
+
+def _decoded(generated: Generated, user: int, representation: Representation) -> Parameters:
+    """Send the embedding of one user as bytes, and generate from what arrives."""
+    assert generated.decoding is not None
+    table = _table(generated)
+    body = encode_embedding(generated.decoding.embeddings[user], representation, table)
+    if body is None:
+        raise UnusableRun(
+            path="the encoder",
+            reason=f"it makes embeddings that {representation} cannot hold",
+            remedy="Train with weight decay or a lower learning rate, in a new folder.",
+        )
+    sealed = seal(body, representation=representation, version=bytes(16), table=table)
+    return run_decoders(generated.decoding.decoders, ParameterPackage.decode(sealed, table))
+
+
+def _table(generated: Generated) -> LayerTable:
+    if generated.decoding is None:
+        return generated.table
+    return replace(generated.table, embedding_dim=generated.decoding.embeddings.shape[1])
 
 
 def sent_package(

@@ -46,6 +46,19 @@ class NoEncoder(DeviceError):
         self.model, self.reason = model, reason
 
 
+class NoDecoders(DeviceError):
+    """The device is to generate for itself and has no decoders for the version in place."""
+
+    code = "no_decoders"
+
+    def __init__(self, *, model: str, reason: str) -> None:
+        super().__init__(
+            f"Expected decoders of {_clipped(model)}, but {_clipped(reason)}. "
+            "The device asks for factors meanwhile; connect once to let it download the decoders."
+        )
+        self.model, self.reason = model, reason
+
+
 def _name(text: str) -> str:
     return _clipped(text, _NAME_CHARACTERS)
 

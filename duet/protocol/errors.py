@@ -41,7 +41,7 @@
     ├── DeviceError               the device cannot start
     │   ├── CloudUnreachable
     │   ├── NoDeviceModel
-    │   └── NoEncoder
+    │   └── NoEncoder, NoDecoders
     └── CredentialError           a file of keys cannot be used
         └── InvalidKeyFile
 

@@ -6,16 +6,17 @@ between are zero. An int8 array is preceded by its float16 scales, one a row.
     factors          left [r, M], right [r, K], shift [M]
     full             weight [M, K], shift [M]
     composed         weight [M, K], bias [M]
+    embedding        embedding [D], of no layer
     shared           nothing
 
-``M`` output features, ``K`` input features, ``r`` rank. ``left`` is stored rank-major, so the device computes
-``left.T @ right``.
+``M`` output features, ``K`` input features, ``r`` rank, ``D`` embedding. ``left`` is stored rank-major, so the device
+computes ``left.T @ right``.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Self
 
@@ -62,7 +63,7 @@ class Slot:
 
     layer: str
     role: str
-    """``left_scale left right_scale right shift weight_scale weight bias``; a vector is one row."""
+    """``left_scale left right_scale right shift weight_scale weight bias embedding``; a vector is one row."""
     offset: int
     rows: int
     columns: int
@@ -91,12 +92,14 @@ class LayerTable:
 
     Args:
         layers: At least one layer; names differ.
+        embedding_dim: ``D`` of the version, where it is known; part of no comparison, digest or JSON.
 
     Raises:
         ValueError: If there is no layer or two share a name.
     """
 
     layers: tuple[DynamicLayer, ...]
+    embedding_dim: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -121,8 +124,13 @@ class LayerTable:
         """List every array of the body, in order.
 
         Raises:
-            ValueError: If the body would be longer than its 32-bit length field can say.
+            ValueError: If the body would be longer than its 32-bit length field can say, or the size of its embedding
+                is not known.
         """
+        if representation.form is Form.EMBEDDING:
+            if self.embedding_dim is None:
+                raise ValueError(f"Expected a layer table that knows its embedding for {representation}, got none.")
+            return (Slot("", "embedding", 0, 1, self.embedding_dim, representation.dtype.name.lower()),)
         return _slots(self.layers, representation)
 
     def body_bytes(self, representation: Representation) -> int:

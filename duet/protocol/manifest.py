@@ -7,16 +7,17 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Self, TypeVar
 
 from duet.protocol.canonical_json import Json, decode_json, encode_json
+from duet.protocol.decoders import DECODERS_FILE
 from duet.protocol.embedding_upload import ENCODER_FILE, EmbeddingUpload
 from duet.protocol.errors import CorruptVersion, UnsupportedManifest
 from duet.protocol.layers import DIGEST_BYTES, LayerTable
-from duet.protocol.representation import Representation
+from duet.protocol.representation import Form, Representation
 from duet.protocol.signature import Signature, signature_from_json
 
 FORMAT, FORMATS = 2, (1, 2)
@@ -152,6 +153,7 @@ class Manifest:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", replace(self.layers, embedding_dim=self.embedding_dim))
         object.__setattr__(self, "heads", tuple(self.heads))
         object.__setattr__(self, "representations", tuple(self.representations))
         if not MODEL_NAME.fullmatch(self.model) or not VERSION_NAME.fullmatch(self.version):
@@ -171,6 +173,8 @@ class Manifest:
                     f"it lists {record.representation} with {record.package_bytes} bytes, where rank is at most "
                     f"{self.rank} and the layers make {expected}"
                 )
+        if DECODERS_FILE not in self.files and any(name.form is Form.EMBEDDING for name in names):
+            raise ValueError(f"it sends embeddings and has no {DECODERS_FILE} for devices to read them with")
         upload, encoder = self.embedding_upload, self.files.get(ENCODER_FILE)
         if upload is not None and (
             encoder is None or upload != EmbeddingUpload(self.embedding_dim, encoder.sha256) or self.format == 1

@@ -79,14 +79,14 @@ class Header:
         Raises:
             UnsupportedPackage: If the form, the dtype or their combination is not of this format.
         """
-        if self.form not in (Form.SHARED, Form.FACTORS, Form.FULL, Form.COMPOSED):
-            raise UnsupportedPackage(what="form", received=self.form, known=(0, 1, 2, 3))
+        if self.form not in tuple(Form):
+            raise UnsupportedPackage(what="form", received=self.form, known=[int(form) for form in Form])
         if self.dtype not in tuple(Dtype):
             raise UnsupportedPackage(what="dtype", received=self.dtype, known=[int(dtype) for dtype in Dtype])
         try:
             return Representation(Form(self.form), Dtype(self.dtype), self.rank)
         except ValueError as error:
-            ranks = f"1..{MAX_RANK} for factors and composed, 0 otherwise; shared is float32"
+            ranks = f"1..{MAX_RANK} for factors and composed, 0 otherwise; shared is float32, embedding never int8"
             received = f"rank {self.rank} for {Form(self.form).name.lower()} {Dtype(self.dtype).name.lower()}"
             raise UnsupportedPackage(what="rank", received=received, known=(ranks,)) from error
 
@@ -177,12 +177,13 @@ class ParameterPackage:
 
         Args:
             data: The bytes as they arrived.
-            table: The layers of the device model that is going to use the parameters.
+            table: The layers of the device model that is going to use the parameters; with ``embedding_dim`` if it
+                holds decoders.
             version: What the header must name; ``None`` takes any version with this layer table.
 
         Raises:
             CorruptPackage: If it is not a whole package: wrong length, checksum, padding, or a number is not finite.
-            UnsupportedPackage: If its format, form or dtype is not known here.
+            UnsupportedPackage: If its format, form or dtype is not known here, or it needs decoders and there are none.
             WrongVersion: If it was made for another version or other layers.
         """
         view = memoryview(data).cast("B")
@@ -205,6 +206,8 @@ class ParameterPackage:
             raise WrongVersion(
                 expected=f"layer table {table.digest.hex()}", received=f"layer table {header.table_digest.hex()}"
             )
+        if representation.form is Form.EMBEDDING and table.embedding_dim is None:
+            raise UnsupportedPackage(what="form", received="embedding, without decoders to read it", known=(0, 1, 2, 3))
         body = _verified_body(view[HEADER_BYTES:], representation, table)
         return cls(representation, header.version, header.table_digest, header.tag, body, table)
 
@@ -213,7 +216,9 @@ class ParameterPackage:
         return seal(self.body, representation=self.representation, version=self.version, table=self.table, tag=self.tag)
 
     def values(self) -> dict[str, LayerValues]:
-        """Dequantise every layer to float32; the shared representation has no values."""
+        """Dequantise every layer to float32; the shared representation and an embedding have none."""
+        if self.representation.form is Form.EMBEDDING:
+            return {}
         stored = _stored_arrays(self.body, self.table.slots(self.representation))
         return {name: _dequantised(arrays) for name, arrays in stored.items()}
 
@@ -229,8 +234,11 @@ class ParameterPackage:
 
         Raises:
             CorruptPackage: If a sum is not finite, which no sound generator leads to.
-            ValueError: If ``shared`` is not of this layer table.
+            ValueError: If ``shared`` is not of this layer table, or the package holds an embedding, which its decoders
+                are for.
         """
+        if self.representation.form is Form.EMBEDDING:
+            raise ValueError(f"Expected parameters to compose, got {self.representation}: run the decoders on it.")
         values = self.values()
         composed = {}
         for layer in self.table:

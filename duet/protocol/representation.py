@@ -1,7 +1,7 @@
 """What a package may hold: a form, a dtype and a rank, in one comparable value with a stable name.
 
-``shared``, ``factors-r4-int8``, ``full-float16``, ``composed-r4-float32``: the names stand in manifests, HTTP headers
-and metrics, the numbers in the package header.
+``shared``, ``factors-r4-int8``, ``full-float16``, ``composed-r4-float32``, ``embedding-float16``: the names stand in
+manifests, HTTP headers and metrics, the numbers in the package header.
 """
 
 import re
@@ -11,7 +11,9 @@ from functools import lru_cache
 from typing import Self
 
 MAX_RANK = 255
-_NAME = re.compile(r"(?P<form>factors|composed|full)(?:-r(?P<rank>[1-9][0-9]{0,2}))?-(?P<dtype>float32|float16|int8)")
+_NAME = re.compile(
+    r"(?P<form>factors|composed|full|embedding)(?:-r(?P<rank>[1-9][0-9]{0,2}))?-(?P<dtype>float32|float16|int8)"
+)
 
 
 class Form(IntEnum):
@@ -26,7 +28,7 @@ class Form(IntEnum):
     COMPOSED = 3
     """The finished weight and bias, for a device that cannot compose."""
     EMBEDDING = 4
-    """Reserved: the embedding only, for a device that holds the decoders."""
+    """The embedding, for a device that holds the version's decoders and generates for itself."""
 
 
 class Dtype(IntEnum):
@@ -47,7 +49,7 @@ class Representation:
         rank: Rows of the factors, or the rank that a composed weight was made with; 0 for the other forms.
 
     Raises:
-        ValueError: If the three do not go together, or the form is reserved.
+        ValueError: If the three do not go together.
     """
 
     form: Form
@@ -58,8 +60,6 @@ class Representation:
         # plain integers from a header or from JSON become members, or are refused by the enum
         object.__setattr__(self, "form", Form(self.form))
         object.__setattr__(self, "dtype", Dtype(self.dtype))
-        if self.form is Form.EMBEDDING:
-            raise ValueError("Form EMBEDDING is reserved: this format version does not define its body.")
         if self.form in (Form.FACTORS, Form.COMPOSED):
             if not 1 <= self.rank <= MAX_RANK:
                 raise ValueError(f"Expected a rank of 1 to {MAX_RANK} for {self.form.name}, got {self.rank}.")
@@ -67,6 +67,8 @@ class Representation:
             raise ValueError(f"Expected rank 0 for {self.form.name}, got {self.rank}.")
         if self.form is Form.SHARED and self.dtype is not Dtype.FLOAT32:
             raise ValueError(f"Expected dtype FLOAT32 for SHARED, which stores no numbers, got {self.dtype.name}.")
+        if self.form is Form.EMBEDDING and self.dtype is Dtype.INT8:
+            raise ValueError("Expected dtype FLOAT32 or FLOAT16 for EMBEDDING, got INT8.")
 
     def __str__(self) -> str:
         return _spelled(self.form, self.dtype, self.rank)

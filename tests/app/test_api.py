@@ -66,6 +66,7 @@ async def test_the_openapi_document_describes_every_operation_and_how_it_fails(c
         "/v1/models",
         "/v1/models/{model}",
         "/v1/models/{model}/device-model",
+        "/v1/models/{model}/decoders",
         "/v1/models/{model}/encoder",
         "/v1/models/{model}/model-card",
         "/v1/models/{model}/rollout",

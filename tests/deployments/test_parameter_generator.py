@@ -181,3 +181,23 @@ def test_a_prepared_version_lays_out_nothing_for_its_first_batches(
 
     for batch in ([factors], [full], [composed], [factors, full], [factors, composed], [factors, full, composed]):
         assert None not in generator.generate(golden["output.embedding"][: len(batch)], batch, **V1)
+
+
+def test_devices_that_generate_get_their_embedding_beside_others_in_one_batch(
+    tmp_path: Path, golden: dict[str, NDArray[np.float32]]
+) -> None:
+    write_version(tmp_path, decoders=True)
+    embeddings = golden["output.embedding"][:4].copy()
+    embeddings[3, 1] = 1e5  # beyond float16
+    half, exact = (Representation(Form.EMBEDDING, dtype) for dtype in (Dtype.FLOAT16, Dtype.FLOAT32))
+    factors = Representation(Form.FACTORS, Dtype.FLOAT32, RANK)
+    generator = ParameterGenerator(tmp_path)
+
+    mixed = generator.generate(embeddings, [half, factors, exact, half], **V1)
+    alone = generator.generate(embeddings, [exact] * 4, **V1)
+
+    assert mixed[0] == embeddings[0].astype("<f2").tobytes()
+    assert mixed[1] == generator.generate(embeddings, [factors] * 4, **V1)[1]
+    assert mixed[2] == alone[2] == embeddings[2].astype("<f4").tobytes()
+    assert mixed[3] is None
+    assert alone[3] is not None

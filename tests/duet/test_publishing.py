@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from duet.device.encoders import DeviceEncoder
 from duet.device.model_cache import install
 from duet.device.runtime import DeviceModel
-from duet.evaluation.representations import Generated, device_ranks, offered_representations
+from duet.evaluation.representations import EMBEDDINGS, Generated, device_ranks, offered_representations
 from duet.networks.personalized_parameters_generator import head_segments
+from duet.protocol.decoders import encode_embedding
 from duet.protocol.embedding_upload import EmbeddingUpload
 from duet.protocol.errors import CorruptVersion, UnsupportedManifest, UnusableRun, VersionExists
 from duet.protocol.package import LayerValues, ParameterPackage, encode_body, seal
@@ -31,12 +32,8 @@ from duet.training.tasks import split_of
 pytestmark = pytest.mark.slow
 
 FILES = {
-    "model_card.md",
-    "device.onnx",
-    "encoder.onnx",
-    "generator.safetensors",
-    "golden.safetensors",
-    "vocabulary.json",
+    *("model_card.md", "vocabulary.json", "generator.safetensors", "golden.safetensors"),
+    *("device.onnx", "encoder.onnx", "decoders.onnx"),
 }
 QUALITY_USERS = 12
 
@@ -106,11 +103,13 @@ def test_every_representation_has_its_exact_size_and_a_measured_quality(tiny_ver
     manifest = tiny_version.manifest
     users = Generated(manifest.layers, 3, values_of(tiny_version))
 
-    assert tuple(record.representation for record in manifest.representations) == offered_representations(
-        ("factors", "full"), 3
-    )
+    offered = (*offered_representations(("factors", "full"), 3), *EMBEDDINGS)
+    assert tuple(record.representation for record in manifest.representations) == offered
     for record in manifest.representations:
-        body = encode_body(packaged(users, 0, record.representation), record.representation, manifest.layers)
+        if record.representation in EMBEDDINGS:
+            body = encode_embedding(np.zeros(manifest.embedding_dim), record.representation, manifest.layers)
+        else:
+            body = encode_body(packaged(users, 0, record.representation), record.representation, manifest.layers)
         package = seal(body, representation=record.representation, version=tiny_version.digest, table=manifest.layers)
         assert record.package_bytes == len(package)
         quality = record.quality
@@ -298,7 +297,7 @@ def test_a_generator_with_the_full_head_alone_is_published(tiny_config, tiny_int
     )
 
     assert [str(record.representation) for record in version.manifest.representations] == [
-        *("shared", "full-float32", "full-float16", "full-int8"),
+        *("shared", "full-float32", "full-float16", "full-int8", "embedding-float32", "embedding-float16"),
     ]
     golden = load_file(version.path("golden.safetensors"))
     assert golden.keys() == {"input.items", "output.embedding", "output.full", "output.scores"}

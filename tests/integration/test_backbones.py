@@ -12,8 +12,9 @@ from deployments.encoder import Encoder
 from deployments.orders import Answered, Order
 from deployments.parameter_generator import ParameterGenerator
 from deployments.pipeline import ColocatedPipeline
-from duet.device.runtime import DeviceModel
-from duet.evaluation.representations import offered_representations
+from duet.device.decoders import run_decoders
+from duet.device.runtime import DeviceModel, open_session
+from duet.evaluation.representations import EMBEDDINGS, offered_representations
 from duet.networks.backbones import BACKBONES
 from duet.networks.duet_network import SHARED, Served
 from duet.protocol.package import ParameterPackage
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 DEVICES = 6
 TOLERANCE = {Dtype.FLOAT32: 2e-5, Dtype.FLOAT16: 0.02, Dtype.INT8: 0.15}
-OFFERED = offered_representations(("factors", "full"), 3)
+OFFERED = (*offered_representations(("factors", "full"), 3), *EMBEDDINGS)
 
 
 class Published:
@@ -63,6 +64,10 @@ class Published:
         with torch.no_grad():
             return self.network.meta.scores(*self.network.condition(items, positions, served)).numpy()
 
+    def decoders(self):
+        """What a device that generates for itself runs."""
+        return open_session(self.version.path("decoders.onnx").read_bytes(), "m")
+
     async def serve(self, representation, answer):
         """Answer all devices in one batch."""
         models = self.version.folder.parents[1]
@@ -81,6 +86,8 @@ def published(request, tiny_config, tiny_interactions, tmp_path_factory):
 def served_by(representation):
     if representation.form is Form.SHARED:
         return SHARED
+    if representation.form is Form.EMBEDDING:
+        return Served("factors", 3)
     return Served("full") if representation.form is Form.FULL else Served("factors", representation.rank)
 
 
@@ -92,7 +99,11 @@ async def test_a_device_with_its_package_scores_like_the_network(published, repr
     packages = await published.serve(representation, "package")
 
     for package, sample, logits, unmoved in zip(packages, published.samples, expected, shared, strict=True):
-        device.swap(ParameterPackage.decode(package, device.table).compose(device.shared))
+        if representation.form is Form.EMBEDDING:
+            received = ParameterPackage.decode(package, published.version.manifest.layers)
+            device.swap(run_decoders(published.decoders(), received))
+        else:
+            device.swap(ParameterPackage.decode(package, device.table).compose(device.shared))
         np.testing.assert_allclose(device.scores(sample), logits, rtol=0, atol=TOLERANCE[representation.dtype])
         if representation.form is not Form.SHARED:
             assert np.abs(logits - unmoved).max() > 0.02

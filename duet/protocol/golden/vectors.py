@@ -11,12 +11,13 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from duet.protocol.canonical_json import encode_json
+from duet.protocol.decoders import embedding_of, encode_embedding
 from duet.protocol.errors import PackageError
 from duet.protocol.golden import INDEX_NAME
 from duet.protocol.layers import HEADER_BYTES, DynamicLayer, LayerTable
@@ -61,6 +62,9 @@ PACKAGES = (
     ),
 )
 
+EMBEDDINGS = ("embedding-float32", "embedding-float16")
+"""Packages that carry ``EMBEDDING``."""
+
 _EXAMPLE = "factors-r1-int8"
 _FLOAT16_BITS = (0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x0400, 0x3555, 0x3C00, 0xC000, 0x7BFF, 0xFBFF)
 
@@ -93,6 +97,11 @@ def golden_files() -> dict[str, bytes]:
         name = f"{table_name}-{representation_name}.bin"
         files[name] = _package(Representation.parse(representation_name), table, given)
         packages.append({"file": name, "table": table_name, **_described(files[name], table, given)})
+    embeddings: list[object] = []
+    for representation_name in EMBEDDINGS:
+        name = f"ragged-{representation_name}.bin"
+        files[name], described = _embedding(Representation.parse(representation_name))
+        embeddings.append({"file": name, "table": "ragged", **described})
     index: dict[str, list[object]] = {
         "format": [1],
         "version": [VERSION.hex()],
@@ -103,6 +112,7 @@ def golden_files() -> dict[str, bytes]:
         "signatures": [_signed(name, files) for name in (f"ragged-{_EXAMPLE}.bin", f"example-{_EXAMPLE}.bin")],
         "composed_tolerance": [COMPOSED_TOLERANCE],
         "packages": packages,
+        "embeddings": embeddings,
         "rejected": _rejected(files["example-factors-r1-int8.bin"]),
     }
     files[INDEX_NAME] = _pretty(index)
@@ -147,26 +157,46 @@ def _package(representation: Representation, table: LayerTable, given: Given) ->
     return seal(body, representation=representation, version=VERSION, table=table, tag=tag)
 
 
+def _embedding(representation: Representation) -> tuple[bytes, dict[str, object]]:
+    numbers = np.frombuffer(EMBEDDING, "<f2").astype(np.float32)
+    table = replace(TABLES["ragged"], embedding_dim=len(numbers))
+    body = encode_embedding(numbers, representation, table)
+    assert body is not None
+    tag = tag_of(VERSION, representation, SAMPLE)
+    data = seal(body, representation=representation, version=VERSION, table=table, tag=tag)
+    package = ParameterPackage.decode(data, table, version=VERSION)
+    return data, {
+        "representation": str(representation),
+        "header": _header(data),
+        "embedding_dim": len(numbers),
+        "embedding": embedding_of(package).tolist(),
+    }
+
+
 def _described(data: bytes, table: LayerTable, given: Given) -> dict[str, object]:
-    header = peek_header(data)
     package = ParameterPackage.decode(data, table, version=VERSION)
     return {
         "representation": str(package.representation),
-        "header": {
-            "format": header.format,
-            "form": header.form,
-            "dtype": header.dtype,
-            "rank": header.rank,
-            "body_bytes": header.body_bytes,
-            "crc": header.crc,
-            "version": header.version.hex(),
-            "table_digest": header.table_digest.hex(),
-            "tag": header.tag.hex(),
-        },
+        "header": _header(data),
         "slots": [vars(slot) for slot in table.slots(package.representation)],
         "inputs": _arrays(given.values(package.representation.form)) if package.body else {},
         "values": _arrays(package.values()),
         "composed": {name: _composed(name, package, given) for name in given.shared},
+    }
+
+
+def _header(data: bytes) -> dict[str, object]:
+    header = peek_header(data)
+    return {
+        "format": header.format,
+        "form": header.form,
+        "dtype": header.dtype,
+        "rank": header.rank,
+        "body_bytes": header.body_bytes,
+        "crc": header.crc,
+        "version": header.version.hex(),
+        "table_digest": header.table_digest.hex(),
+        "tag": header.tag.hex(),
     }
 
 
@@ -233,7 +263,7 @@ def _rejected(data: bytes) -> list[object]:
         "format 2": _edited(data, 4, b"\2"),
         "one flipped bit in the body": _edited(data, slots["left"], bytes([data[slots["left"]] ^ 1])),
         "one flipped bit in the tag": _edited(data, 48, bytes([data[48] ^ 1])),
-        "sealed: form 4, reserved": _sealed(_edited(data, 5, b"\4")),
+        "sealed: form embedding with int8 and a rank": _sealed(_edited(data, 5, b"\4")),
         "sealed: form 9, unknown": _sealed(_edited(data, 5, b"\x09")),
         "sealed: dtype 0, unknown": _sealed(_edited(data, 6, b"\0")),
         "sealed: dtype 4, reserved": _sealed(_edited(data, 6, b"\4")),

@@ -20,6 +20,7 @@ FACTS: dict[str, dict[str, object]] = {
     "InvalidEmbedding": {"expected": "8 numbers", "received": "7 numbers", "remedy": "Send the sample."},
     "WrongEncoder": {"model": "films", "version": "v2", "served": "0" * 32, "received": "1" * 32},
     "NoEncoder": {"model": "films", "reason": "nothing is cached"},
+    "NoDecoders": {"model": "films", "reason": "nothing is cached"},
     "Unauthorized": {},
     "HeadersTooLarge": {"limit_count": 100, "limit_bytes": 16384, "received_count": 3, "received_bytes": 20000},
     "RequestTooSlow": {"limit_s": 10.0},

@@ -198,3 +198,15 @@ def test_making_them_again_gives_the_same_bytes(tmp_path):
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     committed = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in (".bin", ".json")}
     assert made == committed == golden_files()
+
+
+@pytest.mark.parametrize("entry", INDEX["embeddings"], ids=lambda entry: entry["representation"])
+def test_an_embedding_is_read_from_the_document_alone(entry: dict) -> None:
+    data, count = (FOLDER / entry["file"]).read_bytes(), entry["embedding_dim"]
+    kind = {"embedding-float32": "f", "embedding-float16": "e"}[entry["representation"]]
+
+    assert data[5:8] == bytes([4, {"f": 1, "e": 2}[kind], 0])
+    assert list(struct.unpack_from(f"<{count}{kind}", data, 64)) == entry["embedding"]
+    used = 64 + count * struct.calcsize(kind)
+    assert len(data) == -(-used // 16) * 16
+    assert not any(data[used:])
