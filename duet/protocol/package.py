@@ -269,8 +269,11 @@ def encode_body(values: Mapping[str, LayerValues], representation: Representatio
         The body, padding zero.
 
     Raises:
-        ValueError: If an array is missing or of another shape, or a number is not finite as stored.
+        ValueError: If an array is missing or of another shape, a number is not finite as stored, or the representation
+            is an embedding, which is of no layer.
     """
+    if representation.form is Form.EMBEDDING:
+        raise ValueError(f"Expected a representation of layers, got {representation}.")
     body = bytearray(table.body_bytes(representation))
     layers = {layer.name: layer for layer in table}
     slots = table.slots(representation)
