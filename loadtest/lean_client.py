@@ -125,6 +125,7 @@ class LeanClient:
     Args:
         url: Of the server, ``http://`` or ``https://``.
         requests: What is sent, in turn: whole requests of HTTP/1.1, head and body.
+        told: Is given each exchange as it ends, whole, in the place of ``exchanges``.
 
     Attributes:
         exchanges: What has come back, or was given up.
@@ -138,13 +139,13 @@ class LeanClient:
         ValueError: If the address is none.
     """
 
-    def __init__(self, url: str, requests: Sequence[bytes]) -> None:
+    def __init__(self, url: str, requests: Sequence[bytes], *, told: Callable[[Exchange], None] | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"Expected an address such as http://127.0.0.1:8000, got {url!r}.")
         self._context = ssl.create_default_context() if parts.scheme == "https" else None
         self._address = (parts.hostname, parts.port or (443 if self._context else 80))
-        self._requests = requests
+        self._requests, self._told = requests, told
         self._bodies: dict[int, bytes] = {}
         self._numbers = cycle(range(len(requests)))
         self._connections: list[_Connection] = []
@@ -311,13 +312,15 @@ class LeanClient:
     ) -> None:
         number, retries = connection.number, connection.retries
         pause_s = self._retry(number, status, retries, retry_after_s) if self._retry is not None else None
-        if pause_s is None:
+        if pause_s is not None:
+            heapq.heappush(self._again, (now_s + pause_s, connection.due_s, number, retries + 1))
+        elif self._told is not None:
+            self._told(Exchange(number, connection.due_s, connection.sent_s, now_s, status, size, reply, retries))
+        else:
             kept = b"" if status == 200 and self._is_repeated(number, reply[len(reply) - size :]) else reply
             self.exchanges.append(
                 Exchange(number, connection.due_s, connection.sent_s, now_s, status, size, kept, retries)
             )
-        else:
-            heapq.heappush(self._again, (now_s + pause_s, connection.due_s, number, retries + 1))
         connection.number = -1
         self._idle(connection, max(_PAUSE_S, retry_after_s) if status in (0, *_SHED) else 0.0)
 

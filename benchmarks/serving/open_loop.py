@@ -3,31 +3,29 @@
 A device whose request is lost (its connection breaks, or a 5xx other than 504) asks once more.
 """
 
-import asyncio
 import gc
 import math
 import random
-import time
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
-
-import aiohttp
+from urllib.parse import urlsplit
 
 from loadtest.arrivals import arrivals
+from loadtest.lean_client import Exchange, LeanClient
 
 Outcome = Literal["in-time", "late", "refused", "failed"]
 """What became of a request. Late (also 504: the server says so itself) and refused (429 or 422) are answers by design;
 failed is what was lost, and lost again when it was asked once more."""
 
 Inspect = Callable[[int, Mapping[str, str], bytes], None]
-"""Is shown status, headers and content of every answer."""
+"""Is shown status, headers by their names in small letters, and content of every answer."""
 
 _IN_FLIGHT = 1000
 _TOO_LATE = 504
-_PATIENCE_S = 30.0
-_HEADERS = {"Content-Type": "application/json"}
+_TIMES = re.compile(rb"\r\nduet-(server|predicted|network)-ms: *([0-9.]+)", re.IGNORECASE)
 
 
 class Reply(NamedTuple):
@@ -50,12 +48,6 @@ class Reply(NamedTuple):
     status: int
     retried: bool = False
     behind_ms: float = 0.0
-    server_ms: float = math.nan
-    predicted_ms: float = math.nan
-
-
-class _Answer(NamedTuple):
-    status: int
     server_ms: float = math.nan
     predicted_ms: float = math.nan
 
@@ -86,62 +78,48 @@ class OpenLoop:
     def run(self, seconds: float = math.inf) -> None:
         """Send for that long, or until ``stop``, then wait for what is under way."""
         gc.freeze()  # what has been imported is not to be looked through again while requests are timed
-        asyncio.run(self._run(seconds))
+        parts = urlsplit(self.url)
+        requests = [
+            f"POST {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+            for body in self.bodies
+        ]
+        client = LeanClient(f"{parts.scheme}://{parts.netloc}", requests, told=self._ended)
+        client.arrive(self._due(seconds), 0.0, most=_IN_FLIGHT, retry=_once_more)
+        self.dropped += len(client.dropped_s)
 
     def stop(self) -> None:
         """Send no more; may be called from another thread."""
         self._is_stopped = True
 
-    async def _run(self, seconds: float) -> None:
-        draws, number = random.Random(self.seed), 0
-        connector = aiohttp.TCPConnector(limit=0)
-        timeout, no_cookies = aiohttp.ClientTimeout(_PATIENCE_S), aiohttp.DummyCookieJar()
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=no_cookies) as client,
-            asyncio.TaskGroup() as group,
-        ):
-            started_s = time.perf_counter()
-            under_way: set[asyncio.Task[None]] = set()
-            for due_s in arrivals(self.rate, draws, seconds):
-                await asyncio.sleep(started_s + due_s - time.perf_counter())
-                if self._is_stopped:
-                    return
-                if len(under_way) >= _IN_FLIGHT:
-                    self.dropped += 1
-                    continue
-                task = group.create_task(self._send(client, self.bodies[number % len(self.bodies)], started_s, due_s))
-                number += 1
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
+    def _due(self, seconds: float) -> Iterator[float]:
+        for due_s in arrivals(self.rate, random.Random(self.seed), seconds):
+            if self._is_stopped:
+                return
+            yield due_s
 
-    async def _send(self, client: aiohttp.ClientSession, body: bytes, started_s: float, due_s: float) -> None:
-        behind_ms = (time.perf_counter() - started_s - due_s) * 1000
-        answer = await self._answer(client, body)
-        retried = _is_lost(answer.status)
-        if retried:
-            answer = await self._answer(client, body)
-        latency_ms = (time.perf_counter() - started_s - due_s) * 1000
-        outcome = self._outcome(answer.status, latency_ms)
-        status, server_ms, predicted_ms = answer
+    def _ended(self, exchange: Exchange) -> None:
+        head, _, content = exchange.reply.partition(b"\r\n\r\n")
+        if self.inspect is not None and exchange.status:
+            lines = (line.split(b":", 1) for line in head.split(b"\r\n")[1:])
+            headers = {name.decode("latin-1").lower(): value.strip().decode("latin-1") for name, value in lines}
+            self.inspect(exchange.status, headers, content)
+        times_ms = {name.lower(): float(value) for name, value in _TIMES.findall(head)}
+        server_ms = times_ms.get(b"server", math.nan)
+        predicted_ms = times_ms.get(b"predicted", math.nan) - times_ms.get(b"network", math.nan)
+        latency_ms = (exchange.received_s - exchange.due_s) * 1000
         self.replies.append(
             Reply(
-                due_s, latency_ms, outcome, status, retried, behind_ms, server_ms=server_ms, predicted_ms=predicted_ms
+                exchange.due_s,
+                latency_ms,
+                self._outcome(exchange.status, latency_ms),
+                exchange.status,
+                exchange.retries > 0,
+                (exchange.sent_s - exchange.due_s) * 1000,
+                server_ms=server_ms,
+                predicted_ms=predicted_ms,
             )
-        )
-
-    async def _answer(self, client: aiohttp.ClientSession, body: bytes) -> _Answer:
-        try:
-            async with client.post(self.url, data=body, headers=_HEADERS) as answer:
-                content, headers = await answer.read(), answer.headers
-        except (aiohttp.ClientError, TimeoutError):
-            return _Answer(0)
-        if self.inspect is not None:
-            self.inspect(answer.status, headers, content)
-        if "Duet-Server-Ms" not in headers:
-            return _Answer(answer.status)
-        network_ms = float(headers["Duet-Network-Ms"])
-        return _Answer(
-            answer.status, float(headers["Duet-Server-Ms"]), float(headers["Duet-Predicted-Ms"]) - network_ms
         )
 
     def _outcome(self, status: int, latency_ms: float) -> Outcome:
@@ -150,6 +128,10 @@ class OpenLoop:
         if _is_lost(status):
             return "failed"
         return "late" if status == _TOO_LATE else "refused"
+
+
+def _once_more(number: int, status: int, retries: int, retry_after_s: float) -> float | None:
+    return 0.0 if _is_lost(status) and not retries else None
 
 
 def _is_lost(status: int) -> bool:

@@ -146,7 +146,7 @@ def claims(rows: Sequence[Row], *, demo: str, heavy: str) -> list[Claim]:
 
 def _measured(options: argparse.Namespace, *, demo: tuple[Path, str], heavy: tuple[Path, str]) -> Iterator[Row]:
     for number in range(options.rounds):
-        with pinned(application(_NOOP_APPLICATION, *demo), cores=options.server_cores) as url:
+        with pinned(application(_NOOP_APPLICATION, *demo, "--ingress", "direct"), cores=options.server_cores) as url:
             yield _row(options, NOOP, number, _capacity(options, url, *demo))
         for (models, model), percents in ((heavy, options.heavy_percents), (demo, options.demo_percents)):
             with pinned(ours(models, model), cores=options.server_cores) as url:

@@ -183,7 +183,7 @@ class _Seen:
     def __call__(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
         if status != 200:
             return
-        name = headers["Duet-Model-Version"]
+        name = headers["duet-model-version"]
         self.versions.add(name)
         digest = self.digests[name]
         try:
@@ -191,7 +191,7 @@ class _Seen:
         except DuetError:
             self.mixed += 1
             return
-        self.mixed += headers["Duet-Version"] != digest.hex()
+        self.mixed += headers["duet-version"] != digest.hex()
 
 
 def _row(options: argparse.Namespace, number: int, rolls_over: bool, load: OpenLoop, seen: _Seen, flip_s: float) -> Row:

@@ -19,6 +19,8 @@ def server(status: Callable[[int], int]) -> Iterator[str]:
     numbers = iter(range(1_000_000))
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
             answer = status(next(numbers))
