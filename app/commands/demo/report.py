@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 INK, MUTED = "#1f2933", "#9aa5b1"
 COLOURS = {"shared": MUTED, "stale": "#f0b429", "fresh": "#2680c2"}
-FORMS = {"shared": MUTED, "factors": "#2680c2", "composed": "#8719e0", "full": "#e12d39"}
+FORMS = {"shared": MUTED, "factors": "#2680c2", "composed": "#8719e0", "full": "#e12d39", "embedding": "#3ebd93"}
 MARKS = {"float32": "o", "float16": "s", "int8": "^"}
 STAGE_COLOURS = dict(zip(STAGES, ("#f7c948", "#3ebd93", "#2680c2", "#8719e0"), strict=True))
 

@@ -8,11 +8,11 @@ from rich.console import Console
 
 from app.commands.demo.command import _print_findings
 from app.commands.demo.devices import Moment, Visit
-from app.commands.demo.report import Findings, plot_latency, write_report
+from app.commands.demo.report import FORMS, MARKS, Findings, plot_latency, write_report
 from app.commands.demo.summary import STAGES, delivery_of, quality_of
 from duet.device import Ranking, Update
 from duet.protocol.manifest import Quality, RepresentationRecord
-from duet.protocol.representation import Representation
+from duet.protocol.representation import Dtype, Form, Representation
 
 UPDATE = Update(
     "updated",
@@ -95,3 +95,8 @@ def test_a_plot_of_refusals_alone_is_empty(findings):
 
     assert not whole.texts
     assert not server.texts
+
+
+def test_every_form_has_a_colour_and_every_dtype_a_mark():
+    assert set(FORMS) == {form.name.lower() for form in Form}
+    assert set(MARKS) == {dtype.name.lower() for dtype in Dtype}
