@@ -20,6 +20,7 @@ STATUS: Mapping[type[DuetError], int] = {
     errors.NotAcceptable: 406,
     access_errors.RequestTooSlow: 408,
     embedding_errors.WrongEncoder: 409,
+    embedding_errors.WithoutDecoders: 404,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.InvalidSample: 422,

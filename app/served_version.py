@@ -7,6 +7,7 @@ from functools import cached_property
 
 from duet.protocol.budget import Offer, RankedOffers
 from duet.protocol.decoders import DECODERS_FILE, name_of
+from duet.protocol.embedding_errors import WithoutDecoders
 from duet.protocol.embedding_upload import ENCODER_FILE
 from duet.protocol.errors import InvalidRequest
 from duet.protocol.signature import Signature, Vocabulary
@@ -68,13 +69,10 @@ class ServedVersion:
         """The decoders file, for devices that generate for themselves; read for the first one that downloads it.
 
         Raises:
-            InvalidRequest: If the version has none.
+            WithoutDecoders: If the version has none.
         """
         if self.decoders_name is None:
-            raise InvalidRequest(
-                detail=f"Expected a version with decoders, got {self.published.version}, which was published "
-                "without. Ask for factors."
-            )
+            raise WithoutDecoders(model=self.published.model, version=self.published.version)
         return self.published.path(DECODERS_FILE).read_bytes()
 
     @cached_property

@@ -33,6 +33,19 @@ class WrongEncoder(RequestError):
         self.model, self.version, self.served, self.received = model, version, served, received
 
 
+class WithoutDecoders(RequestError):
+    """The version was published without decoders."""
+
+    code = "without_decoders"
+
+    def __init__(self, *, model: str, version: str) -> None:
+        super().__init__(
+            f"Expected a version of model {_name(model)} with decoders, got {_name(version)}, which was published "
+            "without. Ask for factors."
+        )
+        self.model, self.version = model, version
+
+
 class NoEncoder(DeviceError):
     """The device is to send embeddings and has no encoder for the version in place."""
 

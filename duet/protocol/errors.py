@@ -14,7 +14,7 @@
     │   ├── HeadersTooLarge
     │   ├── RequestTooSlow
     │   ├── InvalidEmbedding
-    │   └── WrongEncoder
+    │   └── WrongEncoder, WithoutDecoders
     ├── ServiceUnavailable        the caller may retry later
     │   ├── Overloaded
     │   ├── DeadlineExceeded

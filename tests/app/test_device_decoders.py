@@ -153,7 +153,7 @@ def test_a_version_without_decoders_is_asked_for_factors(
     assert str(update.representation) == "factors-r3-float32"
     assert "published without" in caplog.text
     answer = client.get("/v1/models/tiny/decoders")
-    assert (answer.status_code, "Ask for factors" in answer.json()["detail"]) == (400, True)
+    assert (answer.status_code, "Ask for factors" in answer.json()["detail"]) == (404, True)
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph"])

@@ -18,6 +18,7 @@ FACTS: dict[str, dict[str, object]] = {
     "UnsupportedMediaType": {"received": "text/plain", "expected": ["application/json"]},
     "BodyTooLarge": {"limit_bytes": 1024, "received_bytes": 4096},
     "InvalidEmbedding": {"expected": "8 numbers", "received": "7 numbers", "remedy": "Send the sample."},
+    "WithoutDecoders": {"model": "films", "version": "v2"},
     "WrongEncoder": {"model": "films", "version": "v2", "served": "0" * 32, "received": "1" * 32},
     "NoEncoder": {"model": "films", "reason": "nothing is cached"},
     "NoDecoders": {"model": "films", "reason": "nothing is cached"},
