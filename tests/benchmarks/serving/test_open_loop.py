@@ -11,6 +11,8 @@ import pytest
 from benchmarks.serving.open_loop import OpenLoop, quantile
 
 RATE, SECONDS = 200.0, 0.5
+SAID = {"Duet-Version": "ab", "Duet-Server-Ms": "1.5", "Duet-Predicted-Ms": "7.25", "Duet-Network-Ms": "5"}
+CONTENT = b"a package"
 
 
 @contextmanager
@@ -24,10 +26,14 @@ def server(status: Callable[[int], int]) -> Iterator[str]:
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
             answer = status(next(numbers))
+            self.close_connection = not answer
             if answer:
                 self.send_response(answer)
-                self.send_header("content-length", "0")
+                for name, value in SAID.items():
+                    self.send_header(name, value)
+                self.send_header("content-length", str(len(CONTENT)))
                 self.end_headers()
+                self.wfile.write(CONTENT)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -75,6 +81,23 @@ def test_outcomes(status: int, outcome: str, retried: bool) -> None:
         sent.run(0.1)
 
     assert {(reply.outcome, reply.retried, reply.status) for reply in sent.replies} == {(outcome, retried, status)}
+
+
+def test_what_an_answer_says_is_read_and_shown() -> None:
+    seen: list[tuple[int, str, bytes]] = []
+    with server(lambda _: 200) as url:
+        sent = OpenLoop(
+            url,
+            [b"{}"],
+            60_000,
+            lambda _: RATE,
+            inspect=lambda status, headers, content: seen.append((status, headers["duet-version"], content)),
+        )
+        sent.run(0.1)
+
+    assert len(seen) == len(sent.replies) > 0
+    assert set(seen) == {(200, "ab", CONTENT)}
+    assert {(reply.server_ms, reply.predicted_ms) for reply in sent.replies} == {(1.5, 2.25)}
 
 
 def test_an_answer_after_the_budget_is_late() -> None:
