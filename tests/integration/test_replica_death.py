@@ -3,8 +3,7 @@
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from app.server import RunningServer, start
 from app.settings import AppSettings
 from duet.registry import Registry
 from tests.published_version import ITEM_IDS, write_version
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serve
 
@@ -23,13 +23,6 @@ URL = "/v1/models/tiny/parameters"
 BODY: dict[str, Any] = {"device": "phone", "sample": list(ITEM_IDS[:4]), "link": "wifi", "budget_ms": 10_000}
 USERS = 4
 PATIENCE_S = 60
-
-
-def wait_until(is_true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_true():
-        assert time.monotonic() < deadline, f"{what} within {PATIENCE_S} s"
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Over real HTTP: versions are rolled over under load, and devices move with them."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,13 +16,13 @@ from duet.device import DuetDevice
 from duet.protocol.package import ParameterPackage
 from duet.registry import Registry
 from tests.published_version import ITEM_IDS, TABLE, write_version
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serve
 
 URL = "/v1/models/tiny/parameters"
 BODY: dict[str, Any] = {"device": "phone", "sample": list(ITEM_IDS[:4]), "link": "wifi", "budget_ms": 10_000}
 ROLLOVERS, USERS = 6, 4
-PATIENCE_S = 60
 
 
 @dataclass
@@ -33,13 +32,6 @@ class Load:
     failures: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
-
-
-def wait_until(is_true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_true():
-        assert time.monotonic() < deadline, f"{what} within {PATIENCE_S} s"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +77,8 @@ async def roll_over(server: RunningServer, registry: Registry, load: Load) -> No
             version = f"v{number}"
             digests[version] = write_version(registry.root, version=version, seed=number).digest.hex()
             await asyncio.to_thread(registry.activate, "tiny", version)
-            deadline = time.monotonic() + PATIENCE_S
-            # every user has been answered by the new version
-            while load.versions[-USERS:] != [version] * USERS:
-                assert time.monotonic() < deadline, f"{version} is served within {PATIENCE_S} s"
-                await asyncio.sleep(0.01)
+            every = [version] * USERS  # every user has been answered by the new version
+            await asyncio.to_thread(wait_until, lambda: load.versions[-USERS:] == every, f"{version} is served")  # noqa: B023
         done.set()
 
 

@@ -40,6 +40,7 @@ from tests.published_version import (
     split_values,
     write_version,
 )
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serve
 
@@ -214,14 +215,11 @@ def test_a_new_version_is_served_without_a_restart(client: httpx.Client, reposit
             answer = client.post(URL, json=BODY)
             assert answer.status_code == 200
             versions.append(answer.headers["duet-model-version"])
-            time.sleep(0.02)
         assert versions == sorted(versions)
         assert versions[-1] == "v2"
     finally:
         Registry(repository).activate("tiny", "v1")
-        deadline = time.monotonic() + 30
-        while client.get("/readyz").json()["models"] != {"tiny": "v1"} and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: client.get("/readyz").json()["models"] == {"tiny": "v1"}, "the first version is back")
 
 
 def deep(depth: int) -> bytes:
@@ -341,11 +339,8 @@ def test_serve_run_starts_the_split_placement_of_serve_config(repository: Path, 
     (tmp_path / "serve_config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     (tmp_path / "models").symlink_to(repository)
     with serve_run(tmp_path) as run, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-        deadline = time.monotonic() + START_S
-        while not is_ready(client) and time.monotonic() < deadline:
-            assert run.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.1)
-        assert is_ready(client), (tmp_path / "log").read_text()
+        wait_until(lambda: is_ready(client) or run.poll() is not None, "it is ready", patience_s=START_S)
+        assert run.poll() is None, (tmp_path / "log").read_text()
         answer = client.post(URL, json=BODY)
         of_embedding = client.post(URL, json=embedded(Registry(repository).open("tiny", "v1")))
         refusal = client.post(URL, json=BODY | {"sample": []})

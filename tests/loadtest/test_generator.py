@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 import threading
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from tests.loadtest.generator_runs import (
     start_saturation,
 )
 from tests.loadtest.serving_fake import ServingFake
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
@@ -86,11 +86,7 @@ def runs(tmp_path_factory):
                 faulty=True,
             ),
         }
-        deadline = time.monotonic() + 60
-        while not healthy.asked and time.monotonic() < deadline:
-            time.sleep(0.05)
-        while len(watched.asked) < SLOWLY and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: healthy.asked and len(watched.asked) >= SLOWLY, "both servers are asked")
         begun["held up"].process.send_signal(signal.SIGSTOP)
         threading.Event().wait(HELD_UP_S)
         begun["held up"].process.send_signal(signal.SIGCONT)

@@ -2,12 +2,12 @@
 
 import signal
 import sys
-import time
 
 import pytest
 
 from tests.loadtest.generator_runs import SLO, StallingFake, checks_of, latencies_of, start_lean
 from tests.loadtest.serving_fake import ServingFake, answer, manifest_bytes
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
@@ -107,9 +107,7 @@ def test_what_cannot_be_sent_is_dropped_and_a_run_that_is_stopped_says_so(tmp_pa
     with StallingFake(0.0, 30.0) as cloud:
         options = ("--rate", str(RATE), "--stretch", "100", "--max-in-flight", "3", "--forgetful")
         run = start_lean(cloud.url, tmp_path / "run", *options, phases=STEADY)
-        deadline = time.monotonic() + 60
-        while len(cloud.asked) < 3 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: len(cloud.asked) >= 3, "three requests arrive")
         run.process.send_signal(signal.SIGTERM)
         code, report, output = run.finish()
 

@@ -5,11 +5,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from duet.protocol.manifest import digest_of
 from tests.loadtest.serving_fake import ServingFake, answer, manifest_bytes
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 JSON_ARRAY = re.compile(r"^\[$.*?^\]$", re.MULTILINE | re.DOTALL)
@@ -24,11 +24,11 @@ def run_locust(url, enough=None, *, server_share_ms=5000):
     command += ["-u", "4", "-r", "4", "--world", "tiny", "--think-time-s", "0.02", "--mix", "home"]
     command += ["--server-share-ms", str(server_share_ms)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (enough and enough()) and process.poll() is None:
-        time.sleep(0.05)
-    has_ended = process.poll() is not None
-    process.send_signal(signal.SIGTERM)
+    try:
+        wait_until(lambda: (enough and enough()) or process.poll() is not None, "there is enough, or the end")
+    finally:
+        has_ended = process.poll() is not None
+        process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert has_ended or enough, output
     figures = JSON_ARRAY.search(output)

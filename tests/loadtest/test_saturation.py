@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -11,6 +10,7 @@ from loadtest.run import Saturation
 from tests.loadtest.generator_runs import ROOT, SLO, QuickRefusal, checks_of, start_saturation
 from tests.loadtest.scripted_server import ScriptedServer, message
 from tests.loadtest.serving_fake import ServingFake, manifest_bytes
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
@@ -55,9 +55,7 @@ def test_a_generator_without_processor_time_is_no_result(tmp_path):
 def test_a_run_that_is_stopped_has_a_report_and_does_not_pass(processes, tmp_path):
     with ServingFake() as cloud:
         run = start_saturation(cloud.url, tmp_path / "run", "--step-s", "60", "--processes", str(processes))
-        deadline = time.monotonic() + 60
-        while len(cloud.asked) < 20 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: len(cloud.asked) >= 20, "twenty requests arrive")
         run.process.send_signal(signal.SIGTERM)
         code, report, output = run.finish()
 

@@ -4,13 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import psutil
 import pytest
 
 from tests.integration.background_server import duet
 from tests.loadtest.serving_fake import ServingFake
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -53,9 +53,7 @@ def test_ctrl_c_ends_all_that_was_started_and_leaves_a_report(tmp_path):
             text=True,
             env=_environment(),
         )
-        deadline = time.monotonic() + 60
-        while len(cloud.asked) < 20 and time.monotonic() < deadline and running.poll() is None:
-            time.sleep(0.05)
+        wait_until(lambda: len(cloud.asked) >= 20 or running.poll() is not None, "twenty requests arrive")
         started = psutil.Process(running.pid).children(recursive=True)
         running.send_signal(signal.SIGINT)
         output, _ = running.communicate(timeout=60)
