@@ -26,19 +26,21 @@ def offers_of(served: ServedVersion, accepts: Accepts, media_type: str) -> Ranke
         NotAcceptable: If there is nothing.
     """
     # sets, so that the keys are few whatever the requests repeat and reorder
-    forms = frozenset(accepts.forms)
-    if accepts.decoders is None or accepts.decoders != served.decoders_name:
-        forms -= {"embedding"}  # the device could not read it
-    wish = (forms, frozenset(accepts.dtypes), media_type)
+    holds_decoders = accepts.decoders is not None and accepts.decoders == served.decoders_name
+    wish = (frozenset(accepts.forms), frozenset(accepts.dtypes), holds_decoders, media_type)
     if wish not in served.offers_by_wish:
         served.offers_by_wish[wish] = RankedOffers(_offers(served, *wish))
     return served.offers_by_wish[wish]
 
 
 def _offers(
-    served: ServedVersion, form_names: frozenset[FormName], dtype_names: frozenset[DtypeName], media_type: str
+    served: ServedVersion,
+    form_names: frozenset[FormName],
+    dtype_names: frozenset[DtypeName],
+    holds_decoders: bool,
+    media_type: str,
 ) -> tuple[Offer, ...]:
-    forms: set[Form] = {Form[name.upper()] for name in form_names}
+    forms = {Form[name.upper()] for name in form_names} | ({Form.EMBEDDING} if holds_decoders else set())
     dtypes = {Dtype[name.upper()] for name in dtype_names}
     if media_type == ONNX:  # a finished model of full precision, whatever it is composed from
         forms, dtypes = {Form.COMPOSED, Form.FACTORS, Form.FULL}, {Dtype.FLOAT32}

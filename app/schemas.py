@@ -9,7 +9,7 @@ from duet.protocol.budget import FASTEST_KBPS, PROFILES, SLOWEST_KBPS, Link
 from duet.protocol.decoders import NAME_CHARACTERS
 
 Profile: TypeAlias = Literal["slow-3g", "slow-4g", "fast-4g", "lte", "wifi", "5g"]
-FormName: TypeAlias = Literal["factors", "full", "composed", "shared", "embedding"]
+FormName: TypeAlias = Literal["factors", "full", "composed", "shared"]
 DtypeName: TypeAlias = Literal["float32", "float16", "int8"]
 Rate = Annotated[float, Field(ge=SLOWEST_KBPS, le=FASTEST_KBPS, allow_inf_nan=False)]
 
@@ -46,15 +46,14 @@ class Accepts(_Message):
         default=("factors", "full"),
         min_length=1,
         max_length=8,
-        description="`composed` is for devices that cannot add factors to their shared weights themselves, "
-        "`embedding` for those that hold decoders.",
+        description="`composed` is for devices that cannot add factors to their shared weights themselves.",
     )
     dtypes: tuple[DtypeName, ...] = Field(default=("float32", "float16", "int8"), min_length=1, max_length=8)
     decoders: str | None = Field(
         default=None,
         pattern=rf"^[0-9a-f]{{{NAME_CHARACTERS}}}$",
         description="Which decoders the device holds: the first 32 hexadecimal digits of the SHA-256 of "
-        "`decoders.onnx` in the manifest. Without the version's own, the form `embedding` does not count.",
+        "`decoders.onnx` in the manifest. Who holds the version's own takes the form `embedding` besides.",
     )
 
 

@@ -36,7 +36,6 @@ MAX_TIMEOUT_S = 3600.0
 
 _LOGGER = logging.getLogger(__name__)
 _FULL = Representation(Form.FULL, Dtype.FLOAT32)
-_ACCEPTS = {"forms": ["factors", "full"], "dtypes": ["float32", "float16", "int8"]}
 _PRIORITIES, _SENDS = ("low", "normal", "high"), ("sample", "embedding")
 _MIN_ANSWER_BYTES = 2**20  # another version may have larger layers than the one in place
 
@@ -324,9 +323,7 @@ class DuetDevice:
         model = held.installed.model
         request = {**self._request, **question.fields}
         if decoders is not None:
-            accepts = {**_ACCEPTS, **(self._accepts or {})}
-            forms = [*dict.fromkeys((*accepts["forms"], "embedding"))]
-            request["accepts"] = {**accepts, "forms": forms, "decoders": decoders.name}
+            request["accepts"] = {**(self._accepts or {}), "decoders": decoders.name}
         if held.tag is not None:
             request["current"] = {
                 "version": held.installed.digest.hex(),

@@ -104,7 +104,7 @@ def test_a_link_is_told_of_by_its_own_fields(link: object, sentence: str) -> Non
 
 
 def test_what_only_follows_from_another_mistake_is_not_told() -> None:
-    sentence = "accepts.forms[0]: expected 'factors', 'full', 'composed', 'shared' or 'embedding', got \"best\""
+    sentence = "accepts.forms[0]: expected 'factors', 'full', 'composed' or 'shared', got \"best\""
 
     assert told_of(json.dumps(VALID | {"accepts": {"forms": ["best"]}})) == sentence
 

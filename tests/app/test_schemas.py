@@ -18,7 +18,7 @@ def read(**fields: object) -> ParametersRequest:
 
 def test_names_are_those_of_the_protocol() -> None:
     assert set(get_args(Profile)) == set(PROFILES)
-    assert {name.upper() for name in get_args(FormName)} == set(Form.__members__)
+    assert {name.upper() for name in get_args(FormName)} == set(Form.__members__) - {"EMBEDDING"}
     assert {name.upper() for name in get_args(DtypeName)} == set(Dtype.__members__)
 
 
@@ -47,6 +47,7 @@ def test_a_link_is_a_profile_or_measured() -> None:
         {"link": {"down_kbps": 1, "up_kbps": 1, "rtt_ms": float("nan")}},
         {"link": {"down_kbps": 1, "up_kbps": 1}},
         {"accepts": {"forms": []}},
+        {"accepts": {"forms": ("embedding",)}},
         {"accepts": {"decoders": "0" * 31}},
         {"current": {"version": "0" * 31, "tag": "0" * 16}},
         {"current": {"version": "0" * 32, "tag": "G" * 16}},
