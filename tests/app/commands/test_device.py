@@ -43,6 +43,16 @@ def test_an_embedding_goes_up_in_the_place_of_the_sample(cloud: FakeCloud, tmp_p
     assert "sample" not in request
 
 
+def test_who_is_to_hold_decoders_of_a_version_without_any_goes_on_without(
+    cloud: FakeCloud, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = duet_device(cloud, tmp_path, "--holds-decoders")
+
+    assert result.exit_code == 0
+    assert "need no decoders" in caplog.text
+    assert "accepts" not in cloud.requests[0]
+
+
 def test_what_moved_says_from_where_and_what_was_not_there_is_new(cloud: FakeCloud, tmp_path: Path) -> None:
     result = duet_device(cloud, tmp_path, "--k", "5")
 

@@ -72,6 +72,22 @@ def test_a_version_may_declare_that_it_takes_no_embeddings():
     assert manifest.embedding_upload is None
 
 
+def test_who_sends_embeddings_publishes_the_decoders_to_read_them_with():
+    quality = MANIFEST.representations[1].quality
+    table = dataclasses.replace(MANIFEST.layers, embedding_dim=MANIFEST.embedding_dim)
+    embedding = Representation.parse("embedding-float16")
+    record = RepresentationRecord(embedding, table.package_bytes(embedding), quality)
+    decoders = {"decoders.onnx": FileRecord("0" * 64, 1)}
+
+    told = dataclasses.replace(
+        MANIFEST, representations=(*MANIFEST.representations, record), files={**MANIFEST.files, **decoders}
+    )
+
+    assert Manifest.from_bytes(told.to_bytes(), "here") == told
+    with pytest.raises(ValueError, match=r"no decoders\.onnx"):
+        dataclasses.replace(told, files=MANIFEST.files)
+
+
 def test_equal_manifests_have_equal_bytes():
     turned = dataclasses.replace(
         MANIFEST,
