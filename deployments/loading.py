@@ -14,8 +14,8 @@ Parameters = ParamSpec("Parameters")
 Value = TypeVar("Value")
 
 _HANDOVER_S = 0.0005
-# not more: a thread that the system hardly ever runs would keep the interpreter's lock from those it steps back for
-_NICER_BY = 5
+LOADER_STEPS_BACK = 5
+"""Not more: one that the system hardly ever runs would keep the interpreter's lock from those it steps back for."""
 
 _counting = threading.Lock()
 _loads = 0
@@ -76,4 +76,4 @@ def _frequent_handover() -> Iterator[None]:
 def _step_back() -> None:
     if sys.platform == "linux":  # elsewhere it would be the priority of the whole process
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICER_BY)
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + LOADER_STEPS_BACK)

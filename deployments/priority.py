@@ -18,10 +18,12 @@ STEP_BACK = 15
 
 def let_watchers_wait() -> None:
     """Have the watchers that run beside this replica step behind it, if they do not yet; needs no privilege."""
-    siblings = psutil.Process(os.getppid()).children()
-    for process in siblings:
-        # one that has just ended, or that belongs to another user, is left alone
-        with suppress(psutil.Error, OSError):
-            if " ".join(process.cmdline()).startswith(WATCHERS) and process.nice() < STEP_BACK:
-                for thread in process.threads():
-                    os.setpriority(os.PRIO_PROCESS, thread.id, STEP_BACK)  # on Linux each thread has its own
+    for process in psutil.Process(os.getppid()).children():
+        # one that has just ended, or that belongs to another user, is left alone; so is a thread of the kind
+        with suppress(psutil.Error):
+            if not " ".join(process.cmdline()).startswith(WATCHERS):
+                continue
+            for thread in process.threads():  # on Linux each thread has its own
+                with suppress(OSError):
+                    if os.getpriority(os.PRIO_PROCESS, thread.id) < STEP_BACK:
+                        os.setpriority(os.PRIO_PROCESS, thread.id, STEP_BACK)
