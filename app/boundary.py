@@ -25,6 +25,9 @@ IS_DIRECT = "is_direct"
 HAS_WHOLE_BODY = "has_whole_body"
 """In the state of a request that came with its body: True where nothing of it is to be waited for."""
 
+ARRIVED_S = "arrived_s"
+"""In the state of a request whose socket is ours: when the last byte of it arrived, on the monotonic clock."""
+
 _REQUEST_ID = b"x-request-id"
 _SHOWN_CHARACTERS = 128
 _CONTENT_LENGTH_DIGITS = 18

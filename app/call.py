@@ -18,7 +18,12 @@ from duet.protocol.representation import SHARED, Form, Representation
 
 @dataclass(frozen=True)
 class Call:
-    """A valid request for one version."""
+    """A valid request for one version.
+
+    Attributes:
+        started_s: When it had arrived, on the gateway's clock.
+        spent_ms: From then until it could be planned.
+    """
 
     request: ParametersRequest
     served: ServedVersion
@@ -26,6 +31,7 @@ class Call:
     upload_bytes: int
     media_type: str
     started_s: float
+    spent_ms: float
     offers: RankedOffers
     record: RequestRecord
     tags: dict[Representation, bytes] = field(default_factory=dict)

@@ -84,7 +84,7 @@ class Gateway:
         self._limit = ConcurrencyLimit(least=min(_LEAST_INSIDE, most), most=most)
         self._pipeline, self._clock = pipeline, clock
         self._batcher = DispatchWhenFreeBatcher[Order, Answered](
-            self.telemetry.batches(pipeline.run), limits=limits, clock=clock
+            pipeline.run, run_now=pipeline.run_now, limits=limits, formed=self.telemetry.formed, clock=clock
         )
         self.catalog = Catalog(
             settings.models,
@@ -154,6 +154,7 @@ class Gateway:
         media_type: str,
         upload_bytes: int,
         origin: Origin = NO_ORIGIN,
+        arrived_s: float | None = None,
     ) -> GatewayAnswer:
         """Generate the parameters for one sample, or for the embedding of one.
 
@@ -163,6 +164,7 @@ class Gateway:
             media_type: What the answer is to be, one of ``ANSWER_TYPES``.
             upload_bytes: Body of the request.
             origin: Who asks, for traces.
+            arrived_s: When the request was there, on the gateway's clock; now by default. Its budget counts from then.
 
         Returns:
             200 with the parameters, or 204 when the device holds them. Where nothing that is to be computed arrives in
@@ -173,7 +175,7 @@ class Gateway:
             ServiceUnavailable: If the caller may retry later.
             GenerationError: If the parameters are not finite.
         """
-        with self.telemetry.request(request.budget_ms, origin) as record:
+        with self.telemetry.request(request.budget_ms, origin, arrived_s) as record:
             answer = await self._parameters(model, request, record, media_type=media_type, upload_bytes=upload_bytes)
             record.content_bytes = len(answer.content)
             return answer
@@ -187,7 +189,8 @@ class Gateway:
         brought = Brought.by(request, served)
         accepts = request.accepts or _DEFAULT_ACCEPTS
         offers = offers_of(served, accepts, media_type)
-        call = Call(request, served, brought, upload_bytes, media_type, started_s, offers, record)
+        spent_ms = (self._clock() - started_s) * 1000
+        call = Call(request, served, brought, upload_bytes, media_type, started_s, spent_ms, offers, record)
         if self.catalog.canary(model) is None:
             return await self._respond(call)
         try:
@@ -230,7 +233,7 @@ class Gateway:
             BudgetTooSmall: If nothing would arrive in time even if nobody were waiting.
             Overloaded: If only those who are waiting make it too late.
         """
-        predicted_ms, guarded_ms = self._batcher.forecast(call.batch_kind)
+        predicted_ms, guarded_ms = (call.spent_ms + ms for ms in self._batcher.forecast(call.batch_kind))
         try:
             return call.fitting(call.offers, guarded_ms).with_server_ms(predicted_ms)
         except BudgetTooSmall as refusal:
@@ -282,7 +285,11 @@ class Gateway:
         try:
             # Serve's own time-out is the client's to switch off; this one is not
             batched = await self._batcher.submit(
-                order, key=call.batch_kind, deadline_s=deadline_s, priority=priority, predicted_ms=plan.server_ms
+                order,
+                key=call.batch_kind,
+                deadline_s=deadline_s,
+                priority=priority,
+                predicted_ms=plan.server_ms - call.spent_ms,
             )
         except TimeoutError as error:
             elapsed_ms = self._elapsed_ms(call) + plan.network_ms

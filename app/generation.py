@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.access import Access
-from app.boundary import request_id_of
+from app.boundary import ARRIVED_S, request_id_of
 from app.gateway import Gateway, GatewayAnswer
 from app.media_types import media_type_of, negotiate
 from app.mistakes import told
@@ -85,7 +85,12 @@ class Generation:
         traceparent = headers.get(b"traceparent", b"").decode("latin-1")[:TRACEPARENT_CHARACTERS]
         origin = Origin(request_id_of(scope), traceparent)
         answered = await self._gateway.parameters(
-            model, asked, media_type=media_type, upload_bytes=upload_bytes, origin=origin
+            model,
+            asked,
+            media_type=media_type,
+            upload_bytes=upload_bytes,
+            origin=origin,
+            arrived_s=scope["state"].get(ARRIVED_S),
         )
         if answered.status != 200:
             return answered

@@ -17,11 +17,12 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.boundary import HAS_WHOLE_BODY, HEADER_LIMIT_BYTES, HEADER_LIMIT_COUNT, IS_DIRECT, new_request_id
+from app.boundary import ARRIVED_S, HAS_WHOLE_BODY, HEADER_LIMIT_BYTES, HEADER_LIMIT_COUNT, IS_DIRECT, new_request_id
 from app.haproxy import HEADERS_TIMEOUT_S
 from app.joined_writes import JoinedWrites
 from app.problems import problem_response
 from app.settings import BACKSTOP_S, Listen
+from app.socket_wait import SocketWait
 from duet.protocol.access_errors import HeadersTooLarge, RequestTooSlow
 from duet.protocol.errors import InvalidRequest, RequestError
 
@@ -32,6 +33,7 @@ _IDLE_S = BACKSTOP_S
 _DRAIN_S = 5
 _LINGER_S = 2
 _POLL_S = 0.005
+_ACCEPTED_A_TURN = 16
 
 
 class Listener:
@@ -51,7 +53,7 @@ class Listener:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=partial(_Connection, on_refusal=on_refusal),  # type: ignore[arg-type]  # called like a class
+                http=partial(_Connection, on_refusal=on_refusal, wait=SocketWait()),  # type: ignore[arg-type]  # called like a class
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -76,7 +78,9 @@ class Listener:
             OSError: If the address cannot be had.
         """
         listening = _bound(self._listen.host, self._listen.port)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
+        # uvloop accepts one connection a turn from each: where turns are long, new clients would wait and wait
+        alike = [listening, *(listening.dup() for _ in range(_ACCEPTED_A_TURN - 1))]
+        self._serving = asyncio.create_task(self._server.serve(sockets=alike))
         while not self._server.started:
             self.check()
             await asyncio.sleep(_POLL_S)
@@ -116,9 +120,11 @@ class _Server(uvicorn.Server):
 class _Connection(HttpToolsProtocol):
     """HTTP as uvicorn speaks it, with limits on what comes before the body and on what is not read."""
 
-    def __init__(self, *arguments: Any, on_refusal: Callable[[RequestError], None], **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, on_refusal: Callable[[RequestError], None], wait: SocketWait, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
-        self._on_refusal = on_refusal
+        self._on_refusal, self._wait = on_refusal, wait
         self._application, self.app = self.app, self._answer
         self._answering: asyncio.Task[None] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -181,6 +187,14 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._has_head()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.scope["state"][ARRIVED_S] = self._wait.arrived_s(self._joined)
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._joined.pass_on()  # before the loop reads what has come meanwhile
+        super().on_response_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -4,9 +4,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from app.settings import AppSettings
 from app.tracing import Tracing, tracing_of
@@ -23,7 +23,6 @@ NO_ORIGIN = Origin()
 
 _CANCELLED, _INTERNAL = "cancelled", "internal_error"
 
-Outcomes = TypeVar("Outcomes")
 
 logger = logging.getLogger(__name__)
 
@@ -84,20 +83,19 @@ class Telemetry:
         """
         return cls(tracing=tracing_of(os.environ, ratio=settings.trace_ratio, file=settings.trace_file))
 
-    def request(self, budget_ms: float, origin: Origin) -> "Watch":
-        """Watch one request: ``with telemetry.request(...) as record: ...``."""
-        return Watch(self, RequestRecord(budget_ms, origin, self._clock()))
+    def request(self, budget_ms: float, origin: Origin, arrived_s: float | None = None) -> "Watch":
+        """Watch one request: ``with telemetry.request(...) as record: ...``.
 
-    def batches(
-        self, run: Callable[[Sequence[Order]], Awaitable[Outcomes]]
-    ) -> Callable[[Sequence[Order]], Awaitable[Outcomes]]:
-        """Watch every batch that goes through ``run``."""
+        Args:
+            budget_ms: What the device allows.
+            origin: Who asks.
+            arrived_s: When it was there, on the clock; now by default.
+        """
+        return Watch(self, RequestRecord(budget_ms, origin, self._clock() if arrived_s is None else arrived_s))
 
-        async def watched(orders: Sequence[Order]) -> Outcomes:
-            self.metrics.batch_size.observe(orders[0].model, value=len(orders))
-            return await run(orders)
-
-        return watched
+    def formed(self, orders: Sequence[Order]) -> None:
+        """Count a batch."""
+        self.metrics.batch_size.observe(orders[0].model, value=len(orders))
 
     def finish(self, record: RequestRecord, error: BaseException | None) -> None:
         """Close a record and tell everybody."""

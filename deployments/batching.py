@@ -100,17 +100,22 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         self,
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
+        run_now: Callable[[Sequence[Item]], Sequence[Result | Exception] | None] = lambda items: None,
         limits: BatchLimits,
+        formed: Callable[[Sequence[Item]], None] = lambda items: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start empty.
 
         Args:
             run: Computes a batch: one result, or one failure, per item and in order.
+            run_now: Is asked first: the same, computed before it returns, or None if that would take too long.
             limits: Bounds of queue and batch.
+            formed: Is told of every batch.
             clock: Seconds; deadlines are points on it.
         """
-        self._run, self._limits, self._clock = run, limits, clock
+        self._run, self._run_now, self._formed = run, run_now, formed
+        self._limits, self._clock = limits, clock
         self._waiting: list[_Entry[Item, Result]] = []
         self._running: dict[int, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,10 +156,8 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         self._rate.note(now_s)
         entry = _Entry(priority, deadline_s, self._arrivals, now_s, key, item, future, predicted_ms)
         heapq.heappush(self._waiting, entry)
-        if not self._is_scheduled:
-            # at the end of this turn of the loop, so that requests read from the sockets together leave together
-            self._is_scheduled = True
-            loop.call_soon(self._dispatch)
+        # at the end of this turn of the loop, so that requests read from the sockets together leave together
+        self._dispatch_soon()
         # cheaper than asyncio.timeout, which has a task cancel itself
         timer = None if deadline_s == math.inf else loop.call_later(max(0.0, deadline_s - now_s), _expire, entry)
         try:
@@ -212,13 +215,24 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         self._limits = replace(self._limits, in_flight=in_flight)
         self._dispatch()
 
+    def _dispatch_soon(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
     def _dispatch(self) -> None:
         self._is_scheduled = False
         while len(self._running) < self._limits.in_flight and (batch := self._form_batch()):
+            items = [entry.item for entry in batch]
+            self._formed(items)
+            if self._has_run_now(batch, items):
+                if self._waiting:  # when the loop has looked at its sockets
+                    self._dispatch_soon()
+                return
             predicted_ms = self._cost(batch[0].key).estimate.predict_ms(len(batch))
             # in a context of its own: a batch is not a part of the request that happens to set it off, and what Serve
             # does with that one when its device hangs up, cancelling its calls to other replicas, is not for the others
-            task = asyncio.get_running_loop().create_task(self._execute(batch), context=Context())
+            task = asyncio.get_running_loop().create_task(self._execute(batch, items), context=Context())
             together = _Batch(batch, task, self._clock(), predicted_ms)
             for entry in batch:
                 entry.batch = together
@@ -226,6 +240,20 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             # the loop itself holds its tasks by weak references only
             self._tasks.add(task)
             task.add_done_callback(partial(self._ended, together))
+
+    def _has_run_now(self, batch: list[_Entry[Item, Result]], items: Sequence[Item]) -> bool:
+        """Compute a batch here if it is brief: it costs no task, and no turn of the loop in which others are read."""
+        started_s = self._clock()
+        try:
+            results = self._run_now(items)
+            if results is None:
+                return False
+            outcomes = list(zip(batch, results, strict=True))
+            self._learn(batch[0].key, len(batch), started_s)
+        except Exception as error:
+            outcomes = [(entry, error) for entry in batch]
+        self._tell(outcomes, started_s)
+        return True
 
     def _form_batch(self) -> list[_Entry[Item, Result]]:
         """Take the most urgent request and those of its key, as many as all have time for; put the others back."""
@@ -269,17 +297,21 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         largest = next((n for n in range(most, size, -1) if done_s(n) <= patient[n - 1].deadline_s), None)
         return alike[:size] if largest is None else patient[:largest]
 
-    async def _execute(self, batch: list[_Entry[Item, Result]]) -> None:
+    async def _execute(self, batch: list[_Entry[Item, Result]], items: Sequence[Item]) -> None:
         started_s = self._clock()
         try:
-            results = await self._run([entry.item for entry in batch])
+            results = await self._run(items)
             outcomes = list(zip(batch, results, strict=True))
             self._learn(batch[0].key, len(batch), started_s)
         except Exception as error:
             outcomes = [(entry, error) for entry in batch]
         # before anybody who waits is told, so that who asks again finds the slot free
         del self._running[batch[0].sequence]
-        guard, now_s = self._cost(batch[0].key).guard, self._clock()
+        self._tell(outcomes, started_s)
+        self._dispatch()
+
+    def _tell(self, outcomes: Sequence[tuple[_Entry[Item, Result], Result | Exception]], started_s: float) -> None:
+        guard, now_s = self._cost(outcomes[0][0].key).guard, self._clock()
         for entry, result in outcomes:
             guard.learn((now_s - entry.arrived_s) * 1000 - entry.predicted_ms)
             if entry.future.done():
@@ -288,8 +320,7 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
                 entry.future.set_exception(result)
             else:
                 queue_ms = (started_s - entry.arrived_s) * 1000
-                entry.future.set_result(Batched(result, queue_ms, len(batch)))
-        self._dispatch()
+                entry.future.set_result(Batched(result, queue_ms, len(outcomes)))
 
     def _ended(self, batch: _Batch[Item, Result], task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

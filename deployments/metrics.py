@@ -156,13 +156,13 @@ class Metrics:
             f"{HONEST_SHARE:.0%} of what was measured.",
         )
         self.server_ms = _histogram(
-            "server_ms", "model version rung", "Time in the gateway, from the body read to the answer made."
+            "server_ms", "model version rung", "Time from the arrival of the last byte to the answer made."
         )
         self.stage_ms = _histogram(
             "stage_ms",
             "model stage",
-            "Where the server time of a generated answer went: `plan`, `queue`, `encode`, `generate`, `compose` (these "
-            "three of its whole batch), and `hops`, the rest: between processes and threads.",
+            "Where the server time of a generated answer went: `plan` (from its arrival on), `queue`, `encode`, "
+            "`generate`, `compose` (these three of its whole batch), and `hops`, the rest: between processes and threads.",
         )
         self.predicted_ms = _histogram(
             "predicted_server_ms", "model version", "Server time that the plan of a generated answer expected."

@@ -42,12 +42,16 @@ class Pipeline(Protocol):
     async def check(self) -> None:
         """Return when every stage has answered."""
 
+    def run_now(self, orders: Sequence[Order]) -> list[Outcome] | None:
+        """Answer orders of one kind, in order, before this returns; None, and nothing done, if that takes long."""
+
     async def run(self, orders: Sequence[Order]) -> list[Outcome]:
         """Answer orders of one kind, in order."""
 
 
-BRIEF_MS = 2.0
-"""A batch that should take no longer runs on the event loop itself: handing it over costs it as much again."""
+BRIEF_MS = 8.0
+"""A batch that should take no longer runs on the event loop itself. On a thread beside it the two would take the
+interpreter from each other, which either may keep for 5 ms (``sys.getswitchinterval``) whenever it has it."""
 
 
 class ColocatedPipeline:
@@ -110,18 +114,22 @@ class ColocatedPipeline:
         """
         await self._worker.check()
 
-    async def run(self, orders: Sequence[Order]) -> list[Outcome]:
-        """Answer orders of one kind, in order."""
+    def run_now(self, orders: Sequence[Order]) -> list[Outcome] | None:
+        """Answer a brief batch on the event loop."""
+        cost = self._costs.get(orders[0].kind)
         # what has not run yet is not known to be brief: it may have to load a version
-        cost = self._costs.setdefault(orders[0].kind, ComputeEstimate())
-        compute = partial(self._learn, cost, orders)
-        if cost.predict_ms(len(orders)) <= self._brief_ms:
-            return self._worker.run_here(len(orders), compute)
-        return await self._worker.run(len(orders), compute)
+        if cost is None or cost.predict_ms(len(orders)) > self._brief_ms:
+            return None
+        return self._worker.run_here(len(orders), partial(self._learn, orders))
 
-    def _learn(self, cost: ComputeEstimate, orders: Sequence[Order]) -> list[Outcome]:
+    async def run(self, orders: Sequence[Order]) -> list[Outcome]:
+        """Answer a batch on the worker thread."""
+        return await self._worker.run(len(orders), partial(self._learn, orders))
+
+    def _learn(self, orders: Sequence[Order]) -> list[Outcome]:
         started_s = self._clock()
         outcomes = self._compute(orders)
+        cost = self._costs.setdefault(orders[0].kind, ComputeEstimate())
         cost.observe(len(orders), (self._clock() - started_s) * 1000)
         return outcomes
 
@@ -183,6 +191,9 @@ class SplitPipeline:
         """Return when the worker of a replica of every stage has answered."""
         # one task a stage: a handle's response can be awaited, but is no coroutine
         await asyncio.gather(*(_awaited(stage.check_health.remote()) for stage in self._stages))
+
+    def run_now(self, orders: Sequence[Order]) -> None:
+        """Answer nothing: the stages are elsewhere."""
 
     async def run(self, orders: Sequence[Order]) -> list[Outcome]:
         """Answer orders of one kind, in order; once more if a replica dies meanwhile, since asking changes nothing.

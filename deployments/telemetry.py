@@ -73,18 +73,18 @@ class RequestRecord:
     Attributes:
         budget_ms: What the device allows.
         origin: Who asked.
-        started_s: When the work on it began, on the gateway's clock.
+        started_s: When it had arrived, on the gateway's clock: before it was read, if the process was late to read.
         model: Empty until the catalogue has found it: what a client calls a model is no label.
         version: Empty until then.
         plan: Name of the representation.
         predicted_ms: Server time that the plan expected.
         network_ms: What the link takes, by the plan.
-        plan_ms: From the beginning to the end of planning.
+        plan_ms: From its arrival to the end of planning.
         batch_size: Requests in its batch; 0 if nothing was computed.
         times: Queue and stages.
         is_kept: The device was told to keep what it holds.
         content_bytes: Body of the answer.
-        server_ms: From the beginning to the answer.
+        server_ms: From its arrival to the answer.
         reason: Code of the error; empty if it was answered.
     """
 

@@ -32,6 +32,9 @@ class Stages:
         if self.failure is not None:
             raise self.failure
 
+    def run_now(self, orders: Sequence[Order]) -> None:
+        """Take its time over every batch."""
+
     async def run(self, orders: Sequence[Order]) -> list[Answered | Exception]:
         self.orders += orders
         self.is_asked.set()

@@ -1,14 +1,15 @@
 """The gateway plans within the budget, sends nothing twice, and is never silently late."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from app.gateway import KEEP, Gateway
-from app.offers import ANSWER_TYPES, JSON, ONNX
-from app.schemas import PackageAnswer
+from app.gateway import KEEP, Gateway, GatewayAnswer
+from app.offers import ANSWER_TYPES, JSON, ONNX, PACKAGE
+from app.schemas import PackageAnswer, ParametersRequest
 from app.settings import AppSettings
 from deployments.orders import Answered, Order
 from duet.protocol.budget import PROFILES
@@ -71,6 +72,23 @@ async def test_a_budget_that_nothing_fits_says_which_one_would(gateway: Gateway,
     assert smallest_ms == int(smallest_ms)
     # the number makes the request longer; some bytes more are those of the field, which a default leaves out
     assert (await ask(gateway, link="slow-3g", budget_ms=smallest_ms, upload_bytes=120)).status == 200
+
+
+async def test_the_budget_counts_from_when_the_request_had_arrived(gateway: Gateway, stages: Stages) -> None:
+    request = ParametersRequest.model_validate({"device": "phone", "sample": SAMPLE, "link": "wifi", "budget_ms": 500})
+
+    async def asked(waited_s: float) -> GatewayAnswer:
+        arrived_s = time.monotonic() - waited_s
+        return await gateway.parameters("tiny", request, media_type=PACKAGE, upload_bytes=100, arrived_s=arrived_s)
+
+    read_at_once, read_late = await asked(0.0), await asked(0.2)
+    with pytest.raises(Overloaded):  # not that the budget is too small: it is the server that was late
+        await asked(0.6)
+
+    predicted_ms = [float(answer.headers["Duet-Predicted-Ms"]) for answer in (read_at_once, read_late)]
+    assert float(read_at_once.headers["Duet-Server-Ms"]) < 200 <= float(read_late.headers["Duet-Server-Ms"])
+    assert predicted_ms[1] - predicted_ms[0] > 150
+    assert len(stages.orders) == 2
 
 
 async def test_when_qualities_are_swapped_the_plan_changes(tmp_path: Path, stages: Stages) -> None:

@@ -6,10 +6,12 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import httpx
 import pytest
+import uvloop
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
@@ -31,11 +33,15 @@ class Echo:
 
     entered: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    is_answered: threading.Event = field(default_factory=threading.Event)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    turn: int = 0
+    turns: list[int] = field(default_factory=list)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
         self.entered.set()
+        self.turns.append(self.turn)
         try:
             if scope["path"] == "/wait":
                 await self.go_on.wait()
@@ -47,6 +53,8 @@ class Echo:
             self.cancelled.set()
             raise
         await PlainTextResponse(str(len(body)))(scope, receive, send)
+        if scope["path"] == "/busy":  # the loop goes on when the client has its answer
+            self.is_answered.wait(PATIENCE_S)
 
 
 class Served:
@@ -55,7 +63,7 @@ class Served:
     def __init__(self, port: int) -> None:
         self.port, self.app = port, Echo()
         self.refused: list[RequestError] = []
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()  # as in a replica
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self.listener = self.run(self._make)
@@ -72,6 +80,19 @@ class Served:
 
     def run(self, call: Callable[[], Awaitable[object]]) -> "Listener":
         return self.begin(call).result(PATIENCE_S)
+
+    def hold_up(self, until: threading.Event) -> None:
+        """Let the loop do nothing until then, and count its turns from there on."""
+
+        def count() -> None:
+            self.app.turn += 1
+            self._loop.call_soon(count)
+
+        def held_up() -> None:
+            until.wait(PATIENCE_S)
+            count()
+
+        self._loop.call_soon_threadsafe(held_up)
 
     def let_go_on(self) -> None:
         self._loop.call_soon_threadsafe(self.app.go_on.set)
@@ -120,6 +141,34 @@ def test_one_connection_carries_many_requests(served: Served) -> None:
 
     assert [(answer.status_code, answer.text) for answer in answers] == [(200, "0"), (200, "1"), (200, "100000")]
     assert "server" not in answers[0].headers
+
+
+def test_an_answer_leaves_before_the_loop_does_anything_else(served: Served) -> None:
+    with connect(served) as connection:
+        connection.sendall(b"POST /busy HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok")
+        connection.settimeout(PATIENCE_S / 2)
+        try:
+            received = connection.recv(65_536)
+        finally:
+            served.app.is_answered.set()
+
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert received.endswith(b"\r\n\r\n2")
+
+
+def test_clients_that_come_at_the_same_time_are_let_in_at_the_same_time(served: Served) -> None:
+    is_held_up = threading.Event()
+    served.hold_up(is_held_up)
+    with ExitStack() as opened:
+        clients = [opened.enter_context(connect(served)) for _ in range(12)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        is_held_up.set()
+        answers = [rest_of(client) for client in clients]
+
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+    # one after the other they would be twelve turns apart
+    assert max(served.app.turns) - min(served.app.turns) < 6
 
 
 def test_requests_that_are_sent_at_once_are_answered_in_order(served: Served) -> None:

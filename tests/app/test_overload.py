@@ -37,6 +37,9 @@ class NoisyStages:
     async def check(self) -> None:
         pass
 
+    def run_now(self, orders: Sequence[Order]) -> None:
+        pass
+
     async def run(self, orders: Sequence[Order]) -> list[Answered | Exception]:
         cost_ms = (self.a * len(orders) + self.b) * self._draws.lognormvariate(0, 0.1)
         await pass_seconds((cost_ms + 5 * (self._draws.random() < 0.01)) / 1000)

@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import threading
 from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
@@ -195,40 +194,6 @@ async def test_the_verdict_on_one_device_does_not_touch_its_neighbours() -> None
 
     assert [isinstance(outcome, Answered) for outcome in outcomes] == [True, False, True]
     assert isinstance(outcomes[1], NonFiniteParameters)
-
-
-class TimedEncoder(FixedEncoder):
-    """Takes as long as it is told, and remembers whether it ran on the event loop's thread."""
-
-    def __init__(self) -> None:
-        self.now_s, self.cost_s, self.on_loop = 0.0, 0.0, list[bool]()
-
-    def encode(self, samples: Sequence[object], *, model: str, version: str) -> NDArray[np.float32]:
-        self.now_s += self.cost_s * len(samples)
-        self.on_loop.append(threading.current_thread() is threading.main_thread())
-        return super().encode(samples, model=model, version=version)
-
-
-async def test_only_batches_known_to_be_brief_run_on_the_event_loop() -> None:
-    encoder = TimedEncoder()
-    pipeline = ColocatedPipeline(encoder, EchoGenerator(), FailingComposer(), brief_ms=2, clock=lambda: encoder.now_s)
-
-    for cost_ms, size in [(1, 1), (1, 1), (1, 2), (1, 3), (9, 1), (9, 1)]:
-        encoder.cost_s = cost_ms / 1000
-        await pipeline.run([order(number) for number in range(size)])
-
-    # the first is not known yet, three are predicted to take 3 ms, and after a slow one the mean is above 2 ms
-    assert encoder.on_loop == [False, True, True, False, True, False]
-
-
-async def test_batches_of_another_kind_are_not_known_by_those_of_one() -> None:
-    encoder = TimedEncoder()
-    pipeline = ColocatedPipeline(encoder, EchoGenerator(), FailingComposer(), clock=lambda: encoder.now_s)
-
-    for version in ("v1", "v1", "v2"):
-        await pipeline.run([order(0, version=version)])
-
-    assert encoder.on_loop == [False, True, False]
 
 
 @pytest.mark.parametrize("by_reference", [True, False])
