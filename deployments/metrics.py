@@ -162,7 +162,8 @@ class Metrics:
             "stage_ms",
             "model stage",
             "Where the server time of a generated answer went: `plan` (from its arrival on), `queue`, `encode`, "
-            "`generate`, `compose` (these three of its whole batch), and `hops`, the rest: between processes and threads.",
+            "`generate`, `compose` (these three of its whole batch), and `hops`, the rest: between processes and "
+            "threads.",
         )
         self.predicted_ms = _histogram(
             "predicted_server_ms", "model version", "Server time that the plan of a generated answer expected."
