@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -67,11 +67,9 @@ class Boundary:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        has_id = _REQUEST_ID in headers
-        request_id = _printable(headers[_REQUEST_ID]) if has_id else new_request_id()
+        request_id, id_header = told_request_id(scope)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        is_told_by_us = not has_id or IS_DIRECT in state
         REQUEST_ID.set(request_id)
         has_started, is_head = False, scope["method"] == "HEAD"
         inner = {**scope, "method": "GET"} if is_head else scope
@@ -80,8 +78,8 @@ class Boundary:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                if is_told_by_us:  # behind Ray Serve the proxy has set it, and repeats it in the answer
-                    message["headers"] = [*message.get("headers", ()), (_REQUEST_ID, request_id.encode())]
+                if id_header:
+                    message["headers"] = [*message.get("headers", ()), *id_header]
             elif is_head:
                 message = {**message, "body": b""}
             await send(message)
@@ -152,6 +150,20 @@ def _check_headers(scope: Scope) -> None:
 def new_request_id() -> str:
     """Make an id that finds a request in the logs: unique, not secret, and without a call of the system."""
     return f"{random.getrandbits(128):032x}"
+
+
+def told_request_id(scope: Scope) -> tuple[str, list[tuple[bytes, bytes]]]:
+    """Return the id that a request brings along, or a new one, and what of it goes into the headers of its answer."""
+    brought = brought_request_id(scope["headers"])
+    request_id = new_request_id() if brought is None else brought
+    # behind Ray Serve the proxy has set it, and repeats it in the answer
+    is_told = brought is None or IS_DIRECT in scope.get("state", ())
+    return request_id, [(_REQUEST_ID, request_id.encode())] if is_told else []
+
+
+def brought_request_id(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    """Return the id that a request brings along, as far as it can be shown."""
+    return next((_printable(value) for name, value in headers if name == _REQUEST_ID), None)
 
 
 def request_id_of(scope: Scope) -> str:

@@ -69,7 +69,9 @@ class GatewayReplica:
         let_watchers_wait()
         self._listener: Listener | None = None
         if settings.listen is not None:
-            self._listener = Listener(self._api, settings.listen, on_refusal=self._telemetry.refused)
+            self._listener = Listener(
+                self._api, settings.listen, on_refusal=self._telemetry.refused, door=self._gateway.door
+            )
             await self._listener.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -7,6 +7,7 @@ from app.brought import Brought
 from app.offers import ONNX
 from app.schemas import ParametersRequest
 from app.served_version import ServedVersion
+from deployments.forecast import WorkAround
 from deployments.orders import Answered, AnswerKind
 from deployments.telemetry import RequestRecord, StageTimes
 from duet.protocol import package
@@ -23,6 +24,8 @@ class Call:
     Attributes:
         started_s: When it had arrived, on the gateway's clock.
         spent_ms: From then until it could be planned.
+        inside: Requests that were inside at that moment, this one included, where they are counted.
+        around: What is known of the work around batches of this kind.
     """
 
     request: ParametersRequest
@@ -32,6 +35,8 @@ class Call:
     media_type: str
     started_s: float
     spent_ms: float
+    inside: int
+    around: WorkAround
     offers: RankedOffers
     record: RequestRecord
     tags: dict[Representation, bytes] = field(default_factory=dict)
@@ -41,6 +46,11 @@ class Call:
     def answer_kind(self) -> AnswerKind:
         """What the stages are to make."""
         return "onnx" if self.media_type == ONNX else "package"
+
+    @cached_property
+    def around_ms(self) -> float:
+        """What to add to queue and compute; as it was known when the request was planned."""
+        return self.around.predict_ms(self.inside)
 
     @cached_property
     def batch_kind(self) -> tuple[str, str, AnswerKind]:

@@ -4,13 +4,15 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 from app.brought import Brought
 from app.call import Call, is_as_good
 from app.canary import CanaryLimit
 from app.catalog import Catalog
+from app.door import Door
 from app.offers import JSON, offers_of
 from app.rollout import Peers, Rollouts
 from app.schemas import Accepts, PackageAnswer, ParametersRequest
@@ -18,8 +20,10 @@ from app.settings import AppSettings
 from app.telemetry import NO_ORIGIN, Telemetry
 from deployments.admission import ConcurrencyLimit
 from deployments.batching import BatchLimits, DispatchWhenFreeBatcher
+from deployments.forecast import WorkAround
 from deployments.orders import Answered, Order
 from deployments.pipeline import Pipeline
+from deployments.room import Room
 from deployments.telemetry import Origin, RequestRecord, StageTimes
 from duet.protocol.budget import Offer, Plan
 from duet.protocol.errors import (
@@ -82,10 +86,14 @@ class Gateway:
         self._settings = settings
         most = self._most_inside(in_flight)
         self._limit = ConcurrencyLimit(least=min(_LEAST_INSIDE, most), most=most)
+        self.door = Door(
+            Room(least=min(_LEAST_INSIDE, most), most=most, clock=clock), on_refusal=self.telemetry.refused
+        )
         self._pipeline, self._clock = pipeline, clock
         self._batcher = DispatchWhenFreeBatcher[Order, Answered](
             pipeline.run, run_now=pipeline.run_now, limits=limits, formed=self.telemetry.formed, clock=clock
         )
+        self._work_around: defaultdict[Hashable, WorkAround] = defaultdict(WorkAround)
         self.catalog = Catalog(
             settings.models,
             pipeline.prepare,
@@ -99,6 +107,7 @@ class Gateway:
         """Have up to so many batches on their way to the stages at once, and let as many more requests in."""
         self._batcher.widen(batches)
         self._limit.resize(self._most_inside(batches))
+        self.door.room.resize(self._most_inside(batches))
 
     async def start(self) -> None:
         """Prepare every active version.
@@ -178,6 +187,7 @@ class Gateway:
         with self.telemetry.request(request.budget_ms, origin, arrived_s) as record:
             answer = await self._parameters(model, request, record, media_type=media_type, upload_bytes=upload_bytes)
             record.content_bytes = len(answer.content)
+            self.door.room.learn_answer()
             return answer
 
     async def _parameters(
@@ -190,7 +200,11 @@ class Gateway:
         accepts = request.accepts or _DEFAULT_ACCEPTS
         offers = offers_of(served, accepts, media_type)
         spent_ms = (self._clock() - started_s) * 1000
-        call = Call(request, served, brought, upload_bytes, media_type, started_s, spent_ms, offers, record)
+        inside = self.door.room.inside
+        around = self._work_around[served.published.model, served.published.version, media_type]
+        call = Call(
+            request, served, brought, upload_bytes, media_type, started_s, spent_ms, inside, around, offers, record
+        )
         if self.catalog.canary(model) is None:
             return await self._respond(call)
         try:
@@ -202,6 +216,8 @@ class Gateway:
         return answer
 
     async def _respond(self, call: Call) -> GatewayAnswer:
+        asking_ms = call.request.network.exchange_ms(request_bytes=call.upload_bytes, response_bytes=0)
+        self.door.room.learn_share(call.request.budget_ms - asking_ms)
         held = call.held
         try:
             plan = self._plan(call)
@@ -233,7 +249,8 @@ class Gateway:
             BudgetTooSmall: If nothing would arrive in time even if nobody were waiting.
             Overloaded: If only those who are waiting make it too late.
         """
-        predicted_ms, guarded_ms = (call.spent_ms + ms for ms in self._batcher.forecast(call.batch_kind))
+        forecast, around_ms = self._batcher.forecast(call.batch_kind, inside=call.inside), call.around_ms
+        predicted_ms, guarded_ms = (call.spent_ms + around_ms + ms for ms in forecast)
         try:
             return call.fitting(call.offers, guarded_ms).with_server_ms(predicted_ms)
         except BudgetTooSmall as refusal:
@@ -289,7 +306,7 @@ class Gateway:
                 key=call.batch_kind,
                 deadline_s=deadline_s,
                 priority=priority,
-                predicted_ms=plan.server_ms - call.spent_ms,
+                predicted_ms=plan.server_ms - call.spent_ms - call.around_ms,
             )
         except TimeoutError as error:
             elapsed_ms = self._elapsed_ms(call) + plan.network_ms
@@ -303,6 +320,8 @@ class Gateway:
 
     def _answer(self, call: Call, plan: Plan, answered: Answered, times: StageTimes) -> GatewayAnswer:
         tag, server_ms = call.tag(plan).hex(), self._elapsed_ms(call)
+        if call.record.batch_size:
+            call.around.learn(call.inside, server_ms - (plan.server_ms - call.around_ms))
         headers = call.served.headers | {
             "Duet-Plan": str(plan.representation),
             "Duet-Predicted-Ms": f"{plan.predicted_ms:.2f}",

@@ -7,6 +7,7 @@ on readers that stall, and an end to the work on a request whose client has gone
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.boundary import ARRIVED_S, HAS_WHOLE_BODY, HEADER_LIMIT_BYTES, HEADER_LIMIT_COUNT, IS_DIRECT, new_request_id
+from app.door import Door
 from app.haproxy import HEADERS_TIMEOUT_S
 from app.joined_writes import JoinedWrites
 from app.problems import problem_response
@@ -34,13 +36,19 @@ _DRAIN_S = 5
 _LINGER_S = 2
 _POLL_S = 0.005
 _ACCEPTED_A_TURN = 16
+_PARAMETERS = re.compile(rb"/v1/models/[^/?]+/parameters(?:\?.*)?")
 
 
 class Listener:
     """Listens on one address for as long as a replica lives; several replicas of a node may share the address."""
 
     def __init__(
-        self, app: ASGIApp, listen: Listen, *, on_refusal: Callable[[RequestError], None] = lambda _: None
+        self,
+        app: ASGIApp,
+        listen: Listen,
+        *,
+        on_refusal: Callable[[RequestError], None] = lambda _: None,
+        door: Door | None = None,
     ) -> None:
         """Prepare to serve ``app``; ``start`` does.
 
@@ -48,12 +56,14 @@ class Listener:
             app: What answers the requests.
             listen: Where.
             on_refusal: Told of what never becomes a request of ``app``.
+            door: Where requests for parameters are turned away while there is no room; everybody is let in by default.
         """
         self._listen = listen
+        connection = partial(_Connection, on_refusal=on_refusal, wait=SocketWait(), door=door)
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=partial(_Connection, on_refusal=on_refusal, wait=SocketWait()),  # type: ignore[arg-type]  # called like a class
+                http=connection,  # type: ignore[arg-type]  # called like a class
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -121,10 +131,16 @@ class _Connection(HttpToolsProtocol):
     """HTTP as uvicorn speaks it, with limits on what comes before the body and on what is not read."""
 
     def __init__(
-        self, *arguments: Any, on_refusal: Callable[[RequestError], None], wait: SocketWait, **options: Any
+        self,
+        *arguments: Any,
+        on_refusal: Callable[[RequestError], None],
+        wait: SocketWait,
+        door: Door | None,
+        **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        self._on_refusal, self._wait = on_refusal, wait
+        self._on_refusal, self._wait, self._door = on_refusal, wait, door
+        self._is_inside = self._is_turned_away = False
         self._application, self.app = self.app, self._answer
         self._answering: asyncio.Task[None] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -154,6 +170,7 @@ class _Connection(HttpToolsProtocol):
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._has_left()
         self._has_head()
         self._has_written()
         super().connection_lost(exc)
@@ -168,7 +185,7 @@ class _Connection(HttpToolsProtocol):
         if self._is_refused:
             return
         super().data_received(data)
-        if self._head_timer is not None and not self.transport.is_closing():
+        if self._head_timer is not None and not self._is_turned_away and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > HEADER_LIMIT_BYTES:
                 self._refuse(
@@ -185,16 +202,49 @@ class _Connection(HttpToolsProtocol):
         self._expect_head()
 
     def on_headers_complete(self) -> None:
+        if self._door is not None and _PARAMETERS.fullmatch(self.url) and not self._is_inside:
+            if self._can_be_turned_away() and self._door.is_shut_to(self.headers):
+                self._is_turned_away = True  # when the body has been read; the timer of the head goes on until then
+                return
+            self._door.room.enter()
+            self._is_inside = True
         self._has_head()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        if not self._is_turned_away:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
+        if self._is_turned_away and self._door is not None:
+            self._is_turned_away = False
+            self._has_head()
+            self._joined.write(self._door.refusal(self.headers))
+            self.on_response_complete()
+            return
         self.scope["state"][ARRIVED_S] = self._wait.arrived_s(self._joined)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._has_left()
         self._joined.pass_on()  # before the loop reads what has come meanwhile
         super().on_response_complete()
+
+    def _can_be_turned_away(self) -> bool:
+        """Whether an answer could be written as soon as the request is read; what is rare takes the usual way."""
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+        )
+
+    def _has_left(self) -> None:
+        if self._is_inside and self._door is not None:
+            self._is_inside = False
+            self._door.room.leave()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -117,7 +117,7 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         self._run, self._run_now, self._formed = run, run_now, formed
         self._limits, self._clock = limits, clock
         self._waiting: list[_Entry[Item, Result]] = []
-        self._running: dict[int, float] = {}
+        self._running: dict[int, tuple[float, int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._costs: dict[Hashable, _Cost] = {}
         self._arrivals, self._rate = 0, ArrivalRate()
@@ -169,20 +169,32 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             if timer is not None:
                 timer.cancel()
 
-    def predicted_ms(self, key: Hashable) -> float:
-        """Estimate queue and compute of a request that would arrive now, and of those who join its batch after it."""
+    def predicted_ms(self, key: Hashable, *, coming: int = 0) -> float:
+        """Estimate queue and compute of a request that would arrive now, and of those who join its batch after it.
+
+        Args:
+            key: Of the request.
+            coming: Others that have been read and are neither answered nor submitted yet.
+        """
         now_s = self._clock()
-        batches_ahead, place = divmod(len(self._waiting), self._limits.max_batch)
+        batches_ahead, place = divmod(len(self._waiting) + coming, self._limits.max_batch)
         estimate = self._cost(key).estimate
         wait_ms = batches_ahead * estimate.predict_ms(self._limits.max_batch) / self._limits.in_flight
         if len(self._running) >= self._limits.in_flight:
-            wait_ms += max(0.0, (min(self._running.values()) - now_s) * 1000)
+            wait_ms += max(0.0, (min(self._running.values())[0] - now_s) * 1000)
         joining = self._rate.at(now_s) * wait_ms / 1000
         return wait_ms + estimate.predict_ms(min(self._limits.max_batch, place + 1 + joining))
 
-    def forecast(self, key: Hashable) -> Forecast:
-        """Estimate when a request that arrives now will be done."""
-        predicted_ms = self.predicted_ms(key)
+    def forecast(self, key: Hashable, *, inside: int = 0) -> Forecast:
+        """Estimate when a request that arrives now will be done.
+
+        Args:
+            key: Of the request.
+            inside: Requests that have been read and not answered, this one included, as far as that is known.
+        """
+        computing = sum(size for _, size in self._running.values())
+        coming = max(0, inside - 1 - len(self._waiting) - computing)
+        predicted_ms = self.predicted_ms(key, coming=coming)
         is_idle = not (self._running or self._waiting)
         beyond_ms = 0.0 if is_idle else self._cost(key).guard.beyond(predicted_ms)
         return Forecast(predicted_ms, predicted_ms + beyond_ms)
@@ -236,7 +248,7 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             together = _Batch(batch, task, self._clock(), predicted_ms)
             for entry in batch:
                 entry.batch = together
-            self._running[batch[0].sequence] = together.started_s + predicted_ms / 1000
+            self._running[batch[0].sequence] = together.started_s + predicted_ms / 1000, len(batch)
             # the loop itself holds its tasks by weak references only
             self._tasks.add(task)
             task.add_done_callback(partial(self._ended, together))

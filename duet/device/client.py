@@ -36,7 +36,8 @@ MAX_TIMEOUT_S = 3600.0
 
 _LOGGER = logging.getLogger(__name__)
 _FULL = Representation(Form.FULL, Dtype.FLOAT32)
-_PRIORITIES, _SENDS = ("low", "normal", "high"), ("sample", "embedding")
+_PRIORITIES = {"low": "u=5", "normal": "u=3", "high": "u=1"}  # with their urgency, as RFC 9218 has it
+_SENDS = ("sample", "embedding")
 _MIN_ANSWER_BYTES = 2**20  # another version may have larger layers than the one in place
 
 
@@ -143,7 +144,7 @@ class DuetDevice:
             model,
             api_key=api_key,
             signing_keys=self._signing_keys,
-            headers=headers,
+            headers={"Priority": _PRIORITIES[priority], **(headers or {})},
             transport=transport,
             clock=clock,
         )
