@@ -3,9 +3,11 @@
     python -m benchmarks serving.overload [--rounds 5] [--seconds 6] [--csv FILE]
 
 Every round measures the capacity of an endpoint that does nothing, of a heavy version of random weights and of the
-demo's version (closed loop, 64 connections), each on a server of its own, and sends each version Poisson streams at
-shares of its own capacity, with a budget of which the network takes nothing. Server and load generator have a core
-each. A request is timed from when it was due to the last byte of its answer; a 504 counts as late, and is accepted.
+demo's version, each on a server of its own, and sends each version Poisson streams at shares of its own capacity, with
+a budget of which the network takes nothing. Capacity is what a closed loop is answered a second, of the most
+connections, 64, 32 or 16, of which 95 % of the answers are within that budget: more would make larger batches, and all
+of them late. Server and load generator have a core each. A request is timed from when it was due to the last byte of
+its answer; a 504 counts as late, and is accepted.
 
 A share of what the machine could do a moment ago may be more than it can do now. The capacity is measured again after
 each stream, and where the two differ by more than 15 % the stream is put down as unsteady, told and not judged: rounds
@@ -19,6 +21,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +38,7 @@ from deployments.metrics import HONEST_MS, HONEST_SHARE
 from duet.evaluation.provenance import provenance
 
 NOOP = "no-op"
-CONNECTIONS = 64
+CONNECTIONS = (64, 32, 16)
 HEAVY_PERCENTS = (100, 150, 200)
 DEMO_PERCENTS = (50, 60, 70, 80, 90, 100, 120)
 CALM_PERCENTS = (50, 80)
@@ -61,6 +64,7 @@ class Row:
         percent: Of the capacity before it, that was offered.
         capacity_s: Before the stream.
         capacity_after_s: After it; the same where there was none.
+        connections: That it was measured with.
         in_time: Answers within the budget.
         late: Answers after it, and 504.
         not_sent: Because the load generator was the limit.
@@ -76,6 +80,7 @@ class Row:
     percent: int
     capacity_s: float
     capacity_after_s: float
+    connections: int
     seconds: float
     sent: int
     in_time: int
@@ -172,38 +177,54 @@ def _measured(options: argparse.Namespace, *, demo: tuple[Path, str], heavy: tup
         if not any(wanting.values()):
             return
         if number < options.rounds:
-            with pinned(
-                application(_NOOP_APPLICATION, *demo, "--ingress", "direct"), cores=options.server_cores
-            ) as url:
-                capacity_s = _capacity(options, url, *demo, warm_up=True)
-                yield _row(options, NOOP, number, capacity_s, capacity_s)
+            noop = application(_NOOP_APPLICATION, *demo, "--ingress", "direct")
+            with pinned(noop, cores=options.server_cores) as url:
+                found = _capacity(options, url, *demo)
+                yield _row(options, NOOP, number, found, found)
         for model, (models, loads) in versions_of.items():
             if not any(wanting[model, percent] for percent in loads):
                 continue
             with pinned(ours(models, model), cores=options.server_cores) as url:
-                before_s = _capacity(options, url, models, model, warm_up=True)
+                before = _capacity(options, url, models, model)
                 for percent in loads:
                     if not wanting[model, percent]:
                         continue
-                    stream = _stream(options, url, models, model, rate=before_s * percent / 100)
-                    after_s = _capacity(options, url, models, model)
-                    row = _row(options, model, number, before_s, after_s, percent=percent, stream=stream)
+                    stream = _stream(options, url, models, model, rate=before.requests_s * percent / 100)
+                    after = _capacity(options, url, models, model, connections=before.connections)
+                    row = _row(options, model, number, before, after, percent=percent, stream=stream)
                     wanting[model, percent] -= row.is_steady
-                    before_s = after_s
+                    before = after
                     yield row
 
 
-def _capacity(options: argparse.Namespace, url: str, models: Path, model: str, *, warm_up: bool = False) -> float:
+class Capacity(NamedTuple):
+    """Answers a second, and with how many connections."""
+
+    requests_s: float
+    connections: int
+
+
+def _capacity(
+    options: argparse.Namespace, url: str, models: Path, model: str, *, connections: int | None = None
+) -> Capacity:
     """Measure answers a second in closed loop, once what a stream has left behind it is over."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bodies.txt"
         write_bodies(path, models, model, budget_ms=_AMPLE_MS)
-        run = {"bodies": path, "connections": CONNECTIONS, "cores": options.load_cores}
-        for number in range(_MOST_LOOPS):
-            loop = load(url, model, seconds=options.closed_seconds, **run)
-            if number >= warm_up and not loop.failed:
-                return loop.requests_s
-    raise RuntimeError(f"Expected a closed loop of {CONNECTIONS} connections to be answered, got refusals every time.")
+        run = {"bodies": path, "seconds": options.closed_seconds, "cores": options.load_cores}
+        if connections is None:
+            load(url, model, connections=CONNECTIONS[0], **run)  # warms up
+        for count in CONNECTIONS if connections is None else (connections,):
+            loop = load(url, model, connections=count, **run)
+            for _ in range(_MOST_LOOPS):
+                if not loop.failed:
+                    break
+                loop = load(url, model, connections=count, **run)
+            else:
+                raise RuntimeError(f"Expected a closed loop of {count} connections to be answered, got refusals only.")
+            if loop.p95_ms <= options.budget_ms or count == CONNECTIONS[-1]:
+                break
+    return Capacity(loop.requests_s, count)
 
 
 def _stream(options: argparse.Namespace, url: str, models: Path, model: str, *, rate: float) -> OpenLoop:
@@ -218,8 +239,8 @@ def _row(
     options: argparse.Namespace,
     model: str,
     number: int,
-    capacity_s: float,
-    capacity_after_s: float,
+    before: Capacity,
+    after: Capacity,
     *,
     percent: int = 0,
     stream: OpenLoop | None = None,
@@ -233,8 +254,9 @@ def _row(
         model=model,
         round=number,
         percent=percent,
-        capacity_s=capacity_s,
-        capacity_after_s=capacity_after_s,
+        capacity_s=before.requests_s,
+        capacity_after_s=after.requests_s,
+        connections=before.connections,
         seconds=options.seconds,
         sent=len(replies),
         in_time=outcomes["in-time"],
@@ -294,7 +316,9 @@ def _knee(rows: Sequence[Row], model: str) -> str:
 
 def _told(row: Row) -> str:
     if not row.percent:
-        return f"round {row.round + 1}: {row.model}: {row.capacity_s:,.0f} requests/s in closed loop"
+        return (
+            f"round {row.round + 1}: {row.model}: {row.capacity_s:,.0f} requests/s in closed loop of {row.connections}"
+        )
     return (
         f"round {row.round + 1}: {row.model} at {row.percent} % of {row.capacity_s:,.0f}/s: {row.sent} sent, "
         f"{row.in_time} in time, {row.late} late, {row.refused} refused, {row.failed} failed"

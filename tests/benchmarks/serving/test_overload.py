@@ -13,6 +13,7 @@ ROW = Row(
     percent=100,
     capacity_s=100.0,
     capacity_after_s=100.0,
+    connections=64,
     seconds=10.0,
     sent=1000,
     in_time=950,
