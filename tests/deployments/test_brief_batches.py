@@ -126,6 +126,17 @@ def test_the_cost_of_brief_batches_is_learnt() -> None:
     assert 2.9 < run_virtually(scenario()) < 3.1
 
 
+def test_those_who_have_been_read_and_not_submitted_are_expected_in_the_batch() -> None:
+    async def scenario() -> list[float]:
+        gathering = Brief().batcher()
+        return [gathering.forecast("model", inside=inside).predicted_ms for inside in (0, 1, 65)]
+
+    unknown_ms, alone_ms, crowded_ms = run_virtually(scenario())
+
+    assert unknown_ms == alone_ms
+    assert crowded_ms == 2 * alone_ms  # a full batch is ahead
+
+
 class TimedEncoder(FixedEncoder):
     """Takes as long as it is told, and remembers whether it ran on the event loop's thread."""
 

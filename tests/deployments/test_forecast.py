@@ -5,7 +5,7 @@ import random
 import pytest
 
 from deployments.compute_estimate import ComputeEstimate
-from deployments.forecast import ArrivalRate, PredictionGuard
+from deployments.forecast import ArrivalRate, PredictionGuard, WorkAround
 
 
 def test_a_steady_stream_has_its_rate_and_a_silence_fades() -> None:
@@ -57,3 +57,24 @@ def test_a_noisy_cost_takes_longer_at_times_than_a_steady_one() -> None:
     assert steady.upper_ms(4) == pytest.approx(12, rel=0.01)
     assert noisy.upper_ms(4) > 1.2 * noisy.predict_ms(4)
     assert over / 1900 < 0.08
+
+
+def test_the_work_around_batches_is_learnt_by_how_many_are_inside() -> None:
+    around = WorkAround()
+    for _ in range(300):
+        around.learn(1, 0.2)
+        around.learn(20, 8.0)
+
+    assert around.predict_ms(1) == pytest.approx(0.2, rel=0.05)
+    assert around.predict_ms(16) == around.predict_ms(31) == pytest.approx(8.0, rel=0.05)
+    assert around.predict_ms(300) == 0.0
+
+
+def test_one_pause_says_little_of_the_work_around_batches() -> None:
+    around = WorkAround()
+
+    around.learn(1, 8000.0)
+    assert around.predict_ms(1) == pytest.approx(0.1)
+    around.learn(1, -8000.0)
+    around.learn(1, -8000.0)
+    assert around.predict_ms(1) == 0.0

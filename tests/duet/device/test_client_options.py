@@ -55,3 +55,10 @@ def test_an_address_or_a_model_that_cannot_be_is_refused_at_once(tmp_path):
         DuetDevice("cloud.test", "films", device_id="phone-1", cache=tmp_path)
     with pytest.raises(errors.InvalidName):
         DuetDevice(URL, "../films", device_id="phone-1", cache=tmp_path)
+
+
+@pytest.mark.parametrize(("priority", "urgency"), [("low", "u=5"), ("normal", "u=3"), ("high", "u=1")])
+def test_the_priority_is_said_in_a_header_too(make_device, cloud, priority, urgency):
+    make_device(priority=priority).update(SAMPLE)
+
+    assert {request.headers["priority"] for request in cloud.requests} == {urgency}
