@@ -9,15 +9,16 @@ connections, 64, 32 or 16, of which 95 % of the answers are within that budget: 
 of them late. Server and load generator have a core each. A request is timed from when it was due to the last byte of
 its answer; a 504 counts as late, and is accepted.
 
-A share of what the machine could do a moment ago may be more than it can do now. The capacity is measured again after
-each stream, and where the two differ by more than 15 % the stream is put down as unsteady, told and not judged: rounds
-go on until each load has been met so many times on a machine that held its speed, or until three times as many.
+80 % of what a core did a second ago may be more than it can do now. Its speed is watched from the closed loop before a
+stream to its end (``core_speed.py``). Where it varied by more than 30 % the stream is put down as unsteady, told and
+not judged, and measured again, up to eight times a round.
 """
 
 import argparse
 import math
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,9 @@ from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.bodies import NO_NETWORK, bodies, encoded
 from benchmarks.serving.closed_loop import load, write_bodies
+from benchmarks.serving.core_speed import CoreSpeed, Pace
 from benchmarks.serving.open_loop import OpenLoop, Reply, count, quantile
-from benchmarks.serving.pinned import application, confined, ours, pinned
+from benchmarks.serving.pinned import application, confined, cores_of, ours, pinned
 from benchmarks.serving.record import append
 from benchmarks.serving.verdict import Claim, at_least, at_most, conclude
 from deployments.metrics import HONEST_MS, HONEST_SHARE
@@ -47,10 +49,10 @@ LEAST_GOODPUT, LEAST_ACCEPTED, LEAST_IN_TIME, MOST_REFUSAL_MS = 0.85, 0.99, 0.99
 HEAVY_SHARES = (0.05, 0.2)
 """Of the capacity of the endpoint that does nothing: about a tenth."""
 
-STEADY = 0.15
-"""How far the capacities before and after a stream may differ."""
+STEADY = 1.3
+"""How many times as fast as at its slowest a core may have been meanwhile, by quarters of a second."""
 
-_ATTEMPTS, _MOST_LOOPS = 3, 10
+_TRIES, _MOST_LOOPS = 8, 10
 _MOST_BEHIND_MS = 5.0
 _AMPLE_MS = 10_000
 _NOOP_APPLICATION = "benchmarks.serving.contenders.applications:build_noop"
@@ -63,8 +65,9 @@ class Row:
     Attributes:
         percent: Of the capacity before it, that was offered.
         capacity_s: Before the stream.
-        capacity_after_s: After it; the same where there was none.
-        connections: That it was measured with.
+        pace_us: How fast the server's cores were, ``Pace.mean_us``.
+        pace_spread: How steady they were, ``Pace.spread``.
+        connections: That capacity was measured with.
         in_time: Answers within the budget.
         late: Answers after it, and 504.
         not_sent: Because the load generator was the limit.
@@ -79,7 +82,8 @@ class Row:
     round: int
     percent: int
     capacity_s: float
-    capacity_after_s: float
+    pace_us: float
+    pace_spread: float
     connections: int
     seconds: float
     sent: int
@@ -104,13 +108,13 @@ class Row:
 
     @property
     def is_steady(self) -> bool:
-        """Whether the machine was as fast after the stream as before it."""
-        return abs(self.capacity_after_s / self.capacity_s - 1) <= STEADY
+        """Whether the server's cores held their speed."""
+        return self.pace_spread <= STEADY
 
     @property
     def goodput(self) -> float:
-        """Answers within the budget, of what the machine could do meanwhile."""
-        return 2 * self.goodput_s / (self.capacity_s + self.capacity_after_s)
+        """Answers within the budget, of what the server can do."""
+        return self.goodput_s / self.capacity_s
 
     @property
     def accepted(self) -> int:
@@ -141,8 +145,11 @@ def main(arguments: Sequence[str]) -> None:
 def claims(rows: Sequence[Row], *, demo: str, heavy: str) -> list[Claim]:
     """Hold what was found in the steady streams against what was to be shown: the median of their rounds."""
     found: list[Claim] = []
-    capacities = {name: _median([row.capacity_s for row in rows if row.model == name]) for name in (NOOP, heavy)}
-    share = capacities[heavy] / capacities[NOOP]
+    # each at the speed that the core had
+    works = {
+        name: _median([row.capacity_s * row.pace_us for row in rows if row.model == name]) for name in (NOOP, heavy)
+    }
+    share = works[heavy] / works[NOOP]
     least, most = HEAVY_SHARES
     target = f"about a tenth: {least:g} to {most:g}"
     found.append(Claim("capacity of the heavy version, of the no-op's", f"{share:.3f}", target, least <= share <= most))
@@ -171,30 +178,27 @@ def claims(rows: Sequence[Row], *, demo: str, heavy: str) -> list[Claim]:
 
 
 def _measured(options: argparse.Namespace, *, demo: tuple[Path, str], heavy: tuple[Path, str]) -> Iterator[Row]:
-    versions_of = {demo[1]: (demo[0], options.demo_percents), heavy[1]: (heavy[0], options.heavy_percents)}
-    wanting = {(model, percent): options.rounds for model, (_, loads) in versions_of.items() for percent in loads}
-    for number in range(_ATTEMPTS * options.rounds):
-        if not any(wanting.values()):
-            return
-        if number < options.rounds:
+    loads_of = {demo[1]: (demo[0], options.demo_percents), heavy[1]: (heavy[0], options.heavy_percents)}
+    with CoreSpeed(cores_of(options.server_cores)) as speed:
+        for number in range(options.rounds):
             noop = application(_NOOP_APPLICATION, *demo, "--ingress", "direct")
             with pinned(noop, cores=options.server_cores) as url:
+                started_s = time.monotonic()
                 found = _capacity(options, url, *demo)
-                yield _row(options, NOOP, number, found, found)
-        for model, (models, loads) in versions_of.items():
-            if not any(wanting[model, percent] for percent in loads):
-                continue
-            with pinned(ours(models, model), cores=options.server_cores) as url:
-                before = _capacity(options, url, models, model)
-                for percent in loads:
-                    if not wanting[model, percent]:
-                        continue
-                    stream = _stream(options, url, models, model, rate=before.requests_s * percent / 100)
-                    after = _capacity(options, url, models, model, connections=before.connections)
-                    row = _row(options, model, number, before, after, percent=percent, stream=stream)
-                    wanting[model, percent] -= row.is_steady
-                    before = after
-                    yield row
+                yield _row(options, NOOP, number, found, speed.since(started_s))
+            for model, (models, percents) in loads_of.items():
+                with pinned(ours(models, model), cores=options.server_cores) as url:
+                    connections = _capacity(options, url, models, model).connections
+                    for percent in percents:
+                        for _ in range(_TRIES):
+                            started_s = time.monotonic()
+                            before = _capacity(options, url, models, model, connections=connections)
+                            stream = _stream(options, url, models, model, rate=before.requests_s * percent / 100)
+                            pace = speed.since(started_s)
+                            row = _row(options, model, number, before, pace, percent=percent, stream=stream)
+                            yield row
+                            if row.is_steady:
+                                break
 
 
 class Capacity(NamedTuple):
@@ -240,7 +244,7 @@ def _row(
     model: str,
     number: int,
     before: Capacity,
-    after: Capacity,
+    pace: Pace,
     *,
     percent: int = 0,
     stream: OpenLoop | None = None,
@@ -255,7 +259,8 @@ def _row(
         round=number,
         percent=percent,
         capacity_s=before.requests_s,
-        capacity_after_s=after.requests_s,
+        pace_us=pace.mean_us,
+        pace_spread=pace.spread,
         connections=before.connections,
         seconds=options.seconds,
         sent=len(replies),
@@ -322,7 +327,7 @@ def _told(row: Row) -> str:
     return (
         f"round {row.round + 1}: {row.model} at {row.percent} % of {row.capacity_s:,.0f}/s: {row.sent} sent, "
         f"{row.in_time} in time, {row.late} late, {row.refused} refused, {row.failed} failed"
-        + ("" if row.is_steady else f"; not judged, capacity is {row.capacity_after_s:,.0f}/s now")
+        + ("" if row.is_steady else f"; not judged, the core's speed varied by {row.pace_spread - 1:.0%}")
     )
 
 
@@ -362,9 +367,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = parser_of("serving.overload", __doc__)
     versions.add_options(parser)
     versions.add_heavy_options(parser)
-    parser.add_argument("--rounds", type=int, default=5, help="steady streams of each load; default: 5")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each stream; default: 6")
-    parser.add_argument("--closed-seconds", type=float, default=2.0, help="of each closed loop; default: 2")
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each stream; default: 3")
+    parser.add_argument("--closed-seconds", type=float, default=1.0, help="of each closed loop; default: 1")
     parser.add_argument("--budget-ms", type=float, default=50.0, help="the server's share; default: 50")
     parser.add_argument("--heavy-percents", type=int, nargs="*", default=HEAVY_PERCENTS, help="default: 100 150 200")
     parser.add_argument("--demo-percents", type=int, nargs="*", default=DEMO_PERCENTS, help="of the other version")

@@ -7,13 +7,15 @@ uvicorn process that runs the same stages without batches; an endpoint that does
 split: ours; the same behind HAProxy; a hop for each request and ``@serve.batch`` in every stage, at several waits.
 
 In every round each server is started afresh on the cores of ``--server-cores``, gives the same packages as ours, is
-warmed up, and is put under load from ``--load-cores``. Printed are medians over the rounds, and of the ratios to ours.
+warmed up, and is put under load from ``--load-cores``. Printed are medians over the rounds, and of the ratios to ours,
+each corrected for the speed that the cores had during either run (``core_speed.py``).
 """
 
 import argparse
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +26,8 @@ from rich.table import Table
 from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.closed_loop import load, packages, write_bodies
-from benchmarks.serving.pinned import application, ours, pinned
+from benchmarks.serving.core_speed import CoreSpeed
+from benchmarks.serving.pinned import application, cores_of, ours, pinned
 from benchmarks.serving.record import append
 from duet.evaluation.provenance import provenance
 
@@ -53,7 +56,7 @@ Command = Callable[[Path, str], list[str]]
 
 @dataclass(frozen=True)
 class Row:
-    """One run of one contender."""
+    """One run of one contender; ``pace_us`` is how fast the cores were, ``Pace.mean_us``."""
 
     placement: str
     round: int
@@ -64,10 +67,21 @@ class Row:
     p95_ms: float
     p99_ms: float
     failed: int
+    pace_us: float
     server_cores: str
     load_cores: str
     hardware: str
     commit: str
+
+    @property
+    def work_s(self) -> float:
+        """Answers a second, as many as there would be on a core that takes a microsecond for the piece of work."""
+        return self.requests_s * self.pace_us
+
+    @property
+    def work_p50(self) -> float:
+        """Median of the latency, likewise."""
+        return self.p50_ms / self.pace_us
 
 
 def contenders(placement: str) -> dict[str, Command]:
@@ -128,7 +142,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _measured(options: argparse.Namespace, started: dict[str, list[str]], console: Console) -> Iterator[Row]:
     known = provenance()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, CoreSpeed(cores_of(options.server_cores)) as speed:
         path = Path(folder) / "bodies.txt"
         bodies = write_bodies(path, options.models, options.model, budget_ms=_BUDGET_MS)[:_COMPARED]
         expected: list[bytes] = []
@@ -143,6 +157,7 @@ def _measured(options: argparse.Namespace, started: dict[str, list[str]], consol
                     run = {"bodies": path, "cores": options.load_cores}
                     load(url, options.model, connections=16, seconds=_WARM_UP_S, **run)
                     for connections in options.connections:
+                        started_s = time.monotonic()
                         loop = load(url, options.model, connections=connections, seconds=options.seconds, **run)
                         yield Row(
                             options.placement,
@@ -150,6 +165,7 @@ def _measured(options: argparse.Namespace, started: dict[str, list[str]], consol
                             name,
                             connections,
                             **asdict(loop),
+                            pace_us=speed.since(started_s).mean_us,
                             server_cores=options.server_cores,
                             load_cores=options.load_cores,
                             hardware=str(known["hardware"]),
@@ -184,9 +200,9 @@ def _table(rows: Sequence[Row]) -> Table:
                 str(connections),
                 name,
                 f"{requests_s:,.0f}",
-                f"{statistics.median(mine.requests_s / other.requests_s for mine, other in both):.2f}",
+                f"{statistics.median(mine.work_s / other.work_s for mine, other in both):.2f}",
                 f"{p50_ms:.2f}",
-                f"{statistics.median(mine.p50_ms / other.p50_ms for mine, other in both):.2f}",
+                f"{statistics.median(mine.work_p50 / other.work_p50 for mine, other in both):.2f}",
                 f"{p99_ms:.2f}",
                 str(sum(row.failed for row in its.values())),
             )
