@@ -17,7 +17,7 @@ import duet
 from app import openapi
 from app.access import OPEN_PATHS, Access, KeyCheck
 from app.boundary import BODY_TIMEOUT_S, Boundary, request_id_of
-from app.door import Doorway
+from app.door import Door, Doorway
 from app.gateway import Gateway
 from app.generation import NAME_CHARACTERS, Generation, model_of, wrong_parameter
 from app.metadata import MetadataReader, ServerMetadata
@@ -124,7 +124,7 @@ def build_api(
         on_refusal=gateway.telemetry.refused,
     )
     app.add_middleware(bounded)
-    app.generation = Doorway(bounded(guarded), gateway.door)
+    app.generation = Doorway(bounded(guarded), Door(gateway.room, on_refusal=gateway.telemetry.refused))
     app.add_exception_handler(DuetError, _duet_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _parameter_error)

@@ -14,6 +14,7 @@ from ray.serve import Application
 
 from app.access import Access
 from app.api import build_api
+from app.door import Door
 from app.gateway import Gateway
 from app.listener import Listener
 from app.metadata import MetadataReader, ray_endpoints
@@ -69,9 +70,8 @@ class GatewayReplica:
         let_watchers_wait()
         self._listener: Listener | None = None
         if settings.listen is not None:
-            self._listener = Listener(
-                self._api, settings.listen, on_refusal=self._telemetry.refused, door=self._gateway.door
-            )
+            door = Door(self._gateway.room, on_refusal=self._telemetry.refused)
+            self._listener = Listener(self._api, settings.listen, on_refusal=self._telemetry.refused, door=door)
             await self._listener.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -12,7 +12,6 @@ from app.brought import Brought
 from app.call import Call, is_as_good
 from app.canary import CanaryLimit
 from app.catalog import Catalog
-from app.door import Door
 from app.offers import JSON, offers_of
 from app.rollout import Peers, Rollouts
 from app.schemas import Accepts, PackageAnswer, ParametersRequest
@@ -86,9 +85,7 @@ class Gateway:
         self._settings = settings
         most = self._most_inside(in_flight)
         self._limit = ConcurrencyLimit(least=min(_LEAST_INSIDE, most), most=most)
-        self.door = Door(
-            Room(least=min(_LEAST_INSIDE, most), most=most, clock=clock), on_refusal=self.telemetry.refused
-        )
+        self.room = Room(least=min(_LEAST_INSIDE, most), most=most, clock=clock)
         self._pipeline, self._clock = pipeline, clock
         self._batcher = DispatchWhenFreeBatcher[Order, Answered](
             pipeline.run, run_now=pipeline.run_now, limits=limits, formed=self.telemetry.formed, clock=clock
@@ -107,7 +104,7 @@ class Gateway:
         """Have up to so many batches on their way to the stages at once, and let as many more requests in."""
         self._batcher.widen(batches)
         self._limit.resize(self._most_inside(batches))
-        self.door.room.resize(self._most_inside(batches))
+        self.room.resize(self._most_inside(batches))
 
     async def start(self) -> None:
         """Prepare every active version.
@@ -187,7 +184,7 @@ class Gateway:
         with self.telemetry.request(request.budget_ms, origin, arrived_s) as record:
             answer = await self._parameters(model, request, record, media_type=media_type, upload_bytes=upload_bytes)
             record.content_bytes = len(answer.content)
-            self.door.room.learn_answer()
+            self.room.learn_answer()
             return answer
 
     async def _parameters(
@@ -200,7 +197,7 @@ class Gateway:
         accepts = request.accepts or _DEFAULT_ACCEPTS
         offers = offers_of(served, accepts, media_type)
         spent_ms = (self._clock() - started_s) * 1000
-        inside = self.door.room.inside
+        inside = self.room.inside
         around = self._work_around[served.published.model, served.published.version, media_type]
         call = Call(
             request, served, brought, upload_bytes, media_type, started_s, spent_ms, inside, around, offers, record
@@ -217,7 +214,7 @@ class Gateway:
 
     async def _respond(self, call: Call) -> GatewayAnswer:
         asking_ms = call.request.network.exchange_ms(request_bytes=call.upload_bytes, response_bytes=0)
-        self.door.room.learn_share(call.request.budget_ms - asking_ms)
+        self.room.learn_share(call.request.budget_ms - asking_ms)
         held = call.held
         try:
             plan = self._plan(call)
@@ -249,7 +246,10 @@ class Gateway:
             BudgetTooSmall: If nothing would arrive in time even if nobody were waiting.
             Overloaded: If only those who are waiting make it too late.
         """
-        forecast, around_ms = self._batcher.forecast(call.batch_kind, inside=call.inside), call.around_ms
+        room, around_ms = self.room, call.around_ms
+        forecast = self._batcher.forecast(
+            call.batch_kind, inside=call.inside, offered_s=room.offered_s, places=room.places(call.request.priority)
+        )
         predicted_ms, guarded_ms = (call.spent_ms + around_ms + ms for ms in forecast)
         try:
             return call.fitting(call.offers, guarded_ms).with_server_ms(predicted_ms)

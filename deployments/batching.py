@@ -17,7 +17,7 @@ from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 from deployments.compute_estimate import ComputeEstimate
-from deployments.forecast import ArrivalRate, PredictionGuard
+from deployments.forecast import PredictionGuard
 from duet.protocol.errors import Overloaded
 
 Item = TypeVar("Item")
@@ -70,6 +70,7 @@ class _Entry(Generic[Item, Result]):
     future: "asyncio.Future[Batched[Result]]" = field(compare=False)
     predicted_ms: float = field(compare=False)
     batch: "_Batch[Item, Result] | None" = field(default=None, compare=False)
+    is_told: bool = field(default=False, compare=False)
 
 
 @dataclass(eq=False, slots=True)
@@ -120,7 +121,7 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         self._running: dict[int, tuple[float, int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._costs: dict[Hashable, _Cost] = {}
-        self._arrivals, self._rate = 0, ArrivalRate()
+        self._arrivals = self._told = 0
         self._is_scheduled = False
 
     async def submit(
@@ -153,7 +154,6 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         now_s = self._clock()
         if predicted_ms is None:
             predicted_ms = self.predicted_ms(key)
-        self._rate.note(now_s)
         entry = _Entry(priority, deadline_s, self._arrivals, now_s, key, item, future, predicted_ms)
         heapq.heappush(self._waiting, entry)
         # at the end of this turn of the loop, so that requests read from the sockets together leave together
@@ -166,15 +166,20 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             _leave(entry)
             raise
         finally:
+            self._told -= entry.is_told
             if timer is not None:
                 timer.cancel()
 
-    def predicted_ms(self, key: Hashable, *, coming: int = 0) -> float:
+    def predicted_ms(
+        self, key: Hashable, *, coming: int = 0, offered_s: float = 0.0, places: float = math.inf
+    ) -> float:
         """Estimate queue and compute of a request that would arrive now, and of those who join its batch after it.
 
         Args:
             key: Of the request.
             coming: Others that have been read and are neither answered nor submitted yet.
+            offered_s: Requests that arrive a second, let in or not.
+            places: Most that are let in until others leave.
         """
         now_s = self._clock()
         batches_ahead, place = divmod(len(self._waiting) + coming, self._limits.max_batch)
@@ -182,19 +187,22 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         wait_ms = batches_ahead * estimate.predict_ms(self._limits.max_batch) / self._limits.in_flight
         if len(self._running) >= self._limits.in_flight:
             wait_ms += max(0.0, (min(self._running.values())[0] - now_s) * 1000)
-        joining = self._rate.at(now_s) * wait_ms / 1000
+        joining = min(places, offered_s * wait_ms / 1000)
         return wait_ms + estimate.predict_ms(min(self._limits.max_batch, place + 1 + joining))
 
-    def forecast(self, key: Hashable, *, inside: int = 0) -> Forecast:
+    def forecast(self, key: Hashable, *, inside: int = 0, offered_s: float = 0.0, places: float = math.inf) -> Forecast:
         """Estimate when a request that arrives now will be done.
 
         Args:
             key: Of the request.
             inside: Requests that have been read and not answered, this one included, as far as that is known.
+            offered_s: As of ``predicted_ms``.
+            places: As of ``predicted_ms``.
         """
         computing = sum(size for _, size in self._running.values())
-        coming = max(0, inside - 1 - len(self._waiting) - computing)
-        predicted_ms = self.predicted_ms(key, coming=coming)
+        # those who have been told are about to leave
+        coming = max(0, inside - 1 - len(self._waiting) - computing - self._told)
+        predicted_ms = self.predicted_ms(key, coming=coming, offered_s=offered_s, places=places + self._told)
         is_idle = not (self._running or self._waiting)
         beyond_ms = 0.0 if is_idle else self._cost(key).guard.beyond(predicted_ms)
         return Forecast(predicted_ms, predicted_ms + beyond_ms)
@@ -328,6 +336,8 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
             guard.learn((now_s - entry.arrived_s) * 1000 - entry.predicted_ms)
             if entry.future.done():
                 continue
+            entry.is_told = True
+            self._told += 1
             if isinstance(result, Exception):
                 entry.future.set_exception(result)
             else:

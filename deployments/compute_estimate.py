@@ -6,6 +6,9 @@
 observations fade, with every further batch and with every second of silence: the estimate follows a machine that warms
 up or gets busy, and one slow batch is not held against a model for long. How far batches were from the line, as a part
 of it, fades likewise and says how long one takes that takes long.
+
+A core of a shared machine changes its speed within a batch or two, where the line takes twenty to follow: what is
+predicted is the line times a level, how many times as long as the line says the last few batches took.
 """
 
 import math
@@ -19,6 +22,7 @@ _PRIOR_DEVIATION, _DEVIATIONS = 0.1, 2.0
 _MOST_OFF, _LEAST_MS = 1.0, 0.01
 # believed whole, a pause of a second would shut everybody out for many batches
 _MOST_TIMES = 8.0
+_NEW_LEVEL, _MOST_NEW = 0.2, 0.5
 
 
 class ComputeEstimate:
@@ -29,6 +33,7 @@ class ComputeEstimate:
         self._variance = _PRIOR_DEVIATION**2
         self._mean_size = self._mean_ms = 0.0
         self._slope: float | None = None
+        self._level = 1.0
 
     def observe(self, size: int, elapsed_ms: float, *, silence_s: float = 0.0) -> None:
         """Learn from a batch of ``size`` devices that took ``elapsed_ms``, begun ``silence_s`` after the one before."""
@@ -43,6 +48,8 @@ class ComputeEstimate:
         self._nn = self._nn * fading + size * size
         self._nt = self._nt * fading + size * elapsed_ms
         self._fit()
+        further = elapsed_ms / max(self._line_ms(size), _LEAST_MS) - self._level
+        self._level += _NEW_LEVEL * max(-_MOST_NEW, min(_MOST_NEW, further))
 
     def upper_ms(self, size: int) -> float:
         """Estimate by when nearly every batch of ``size`` devices is done."""
@@ -50,8 +57,9 @@ class ComputeEstimate:
 
     def predict_ms(self, size: float) -> float:
         """Estimate a batch of ``size`` devices; a fixed guess before the first observation."""
-        if not self._weight:
-            return _PRIOR_MS
+        return self._level * self._line_ms(size) if self._weight else _PRIOR_MS
+
+    def _line_ms(self, size: float) -> float:
         if self._slope is None:
             # one size only says nothing of the slope: a larger batch costs in proportion, a smaller one no less
             return self._mean_ms * max(1.0, size / self._mean_size)

@@ -1,6 +1,6 @@
 """How many requests there is room for: as many as are answered in a part of the time that they leave the server.
 
-    room  =  answers a second while there is work  x  0.55 of the time that requests leave the server
+    room  =  answers a second while there is work  x  0.6 of the time that requests leave the server
 
 Inside, time is what the number of requests makes it (Little's law); the rest of it is for what nobody foresees.
 """
@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 
 from deployments.admission import SHARES, Priority
+from deployments.forecast import ArrivalRate
 
-_PART, _BURST = 0.55, 1.5
+_PART, _BURST = 0.6, 1.6
 _WINDOW_S, _ANSWERS = 0.05, 8
 _NEW, _NEW_DOWN, _LOADED = 0.5, 0.25, 0.5
-_PATIENCE_S, _CALM_S = 0.05, 0.2
+_PATIENCE_S, _CALM_S = 0.1, 0.2
 _SHARE_NEW = 0.05
 
 
@@ -36,6 +37,7 @@ class Room:
         self._since_s = self._busy_s = 0.0
         self._full_since_s = math.inf
         self._refused_s = -math.inf
+        self._offered = ArrivalRate()
 
     @property
     def limit(self) -> int:
@@ -47,6 +49,16 @@ class Room:
         """Requests that have entered and not left."""
         return self._inside
 
+    @property
+    def offered_s(self) -> float:
+        """Requests that asked for room a second, lately."""
+        return self._offered.at(self._clock())
+
+    def places(self, priority: Priority) -> float:
+        """Tell how many more of one priority there would be room for now, were nobody to leave."""
+        limit = max(self._limit_of(priority), self._burst_limit(self._clock()))
+        return max(0.0, math.ceil(limit) - self._inside)
+
     def resize(self, most: int) -> None:
         """Never have room for more than so many."""
         self._most = most
@@ -54,13 +66,13 @@ class Room:
 
     def has_room(self, priority: Priority) -> bool:
         """Say whether to let one in; half as many again are let in as long as room has not been wanting for a while."""
-        if self._inside < max(1.0, SHARES[priority] * self._limit):
+        now_s = self._clock()
+        self._offered.note(now_s)
+        if self._inside < self._limit_of(priority):
             self._full_since_s = math.inf
             return True
-        now_s = self._clock()
         self._full_since_s = min(self._full_since_s, now_s)
-        is_new = now_s - self._refused_s > _CALM_S
-        if is_new and self._inside < min(self._most, _BURST * self._limit) and now_s - self._full_since_s < _PATIENCE_S:
+        if self._inside < self._burst_limit(now_s):
             return True
         self._refused_s = now_s
         return False
@@ -100,6 +112,13 @@ class Room:
             self._rate_s += _NEW_DOWN * (rate_s - self._rate_s)
         self._answers, self._busy_s, self._since_s = 0, 0.0, now_s
         self._find_limit()
+
+    def _limit_of(self, priority: Priority) -> float:
+        return max(1.0, SHARES[priority] * self._limit)
+
+    def _burst_limit(self, now_s: float) -> float:
+        is_calm = now_s - self._refused_s > _CALM_S and now_s - self._full_since_s < _PATIENCE_S
+        return min(self._most, _BURST * self._limit) if is_calm else 0.0
 
     def _find_limit(self) -> None:
         if self._rate_s and self._urgency_s:

@@ -257,6 +257,29 @@ async def test_one_slow_batch_does_not_shut_the_door_for_ever(models: Path) -> N
         await ask(gateway, link="slow-3g", budget_ms=100)
 
 
+async def test_the_work_around_a_batch_is_learnt_and_predicted(models: Path, stages: Stages) -> None:
+    class Ticking(Clock):
+        """Takes a quarter of a millisecond to be read."""
+
+        def __call__(self) -> float:
+            self.now_s += 0.00025
+            return super().__call__()
+
+    gateway = Gateway(AppSettings(models=str(models)), stages, clock=Ticking())
+    await gateway.start()
+    await gateway.catalog.stop()
+
+    off_ms = []
+    for _ in range(300):
+        told = (await ask(gateway, link="wifi")).headers
+        predicted_ms = float(told["Duet-Predicted-Ms"]) - float(told["Duet-Network-Ms"])
+        off_ms.append(float(told["Duet-Server-Ms"]) - predicted_ms)
+
+    # what a batch costs is known after a few
+    assert max(off_ms[10:20]) > 0.5
+    assert max(map(abs, off_ms[-10:])) < 0.1
+
+
 async def test_a_queue_that_is_too_long_for_the_budget_is_overload_and_not_a_small_budget(models: Path) -> None:
     clock = Clock()
     stages = TimedStages(clock, 0.020)

@@ -137,6 +137,30 @@ def test_those_who_have_been_read_and_not_submitted_are_expected_in_the_batch() 
     assert crowded_ms == 2 * alone_ms  # a full batch is ahead
 
 
+def test_those_who_have_been_answered_and_not_left_are_not_expected_in_a_batch() -> None:
+    seen: list[tuple[float, float]] = []
+
+    class Watched(Brief):
+        def run_now(self, items: Sequence[object]) -> Sequence[object] | None:
+            asyncio.get_running_loop().call_soon(look)  # before any of those who wait goes on
+            return super().run_now(items)
+
+    gathering = Watched().batcher(max_batch=2)
+
+    def look() -> None:
+        seen.append(tuple(gathering.forecast("model", inside=inside).predicted_ms for inside in (1, 3)))
+
+    async def scenario() -> None:
+        await all_of(gathering, 2)
+        look()
+
+    run_virtually(scenario())
+
+    (alone_ms, with_those_told_ms), (_, with_others_ms) = seen
+    assert with_those_told_ms == alone_ms
+    assert with_others_ms == 2 * alone_ms  # nobody has been told any more: they are a batch ahead
+
+
 class TimedEncoder(FixedEncoder):
     """Takes as long as it is told, and remembers whether it ran on the event loop's thread."""
 

@@ -54,6 +54,17 @@ def test_silence_makes_one_slow_batch_forgotten() -> None:
     assert estimate.predict_ms(1) < 50
 
 
+@pytest.mark.parametrize("times", [1.7, 0.6])
+def test_a_core_that_changes_its_speed_is_followed_within_a_few_batches(times: float) -> None:
+    sizes = (4, 16, 2, 32) * 25
+    estimate = learnt(*[(size, 2.0 + 0.5 * size) for size in sizes])
+
+    for size in sizes[:6]:
+        estimate.observe(size, times * (2.0 + 0.5 * size))
+
+    assert estimate.predict_ms(8) == pytest.approx(times * 6.0, rel=0.15)
+
+
 def test_one_long_pause_does_not_shut_everybody_out() -> None:
     estimate = learnt(*[(size, 1.0 + 0.1 * size) for size in (1, 4, 2) * 20], (1, 3000.0))
 
