@@ -1,6 +1,6 @@
 """How many requests there is room for: as many as are answered in a part of the time that they leave the server.
 
-    room  =  answers a second while there is work  x  0.6 of the time that requests leave the server
+    room  =  answers a second while there is work  x  0.55 of the time that requests leave the server
 
 Inside, time is what the number of requests makes it (Little's law); the rest of it is for what nobody foresees.
 """
@@ -12,10 +12,10 @@ from collections.abc import Callable
 from deployments.admission import SHARES, Priority
 from deployments.forecast import ArrivalRate
 
-_PART, _BURST = 0.6, 1.6
+_PART, _BURST = 0.55, 1.5
 _WINDOW_S, _ANSWERS = 0.05, 8
 _NEW, _NEW_DOWN, _LOADED = 0.5, 0.25, 0.5
-_PATIENCE_S, _CALM_S = 0.1, 0.2
+_PATIENCE_S, _CALM_S = 0.05, 0.2
 _SHARE_NEW = 0.05
 
 

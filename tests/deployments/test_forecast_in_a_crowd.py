@@ -84,11 +84,11 @@ def test_predictions_are_kept(of_capacity: float, most_off: float) -> None:
 def test_a_server_that_is_offered_too_much_does_nearly_what_it_can(of_capacity: float) -> None:
     met = stream(of_capacity)
 
-    assert met.answered_of_capacity > 0.85
+    assert met.answered_of_capacity > 0.83
     assert met.late < 0.01 * met.answered_of_capacity * CAPACITY_S * 3.5
 
 
 def test_nobody_is_refused_who_could_be_answered() -> None:
-    met = stream(0.8)
+    met = stream(0.7)
 
     assert (met.refused, met.late) == (pytest.approx(0, abs=5), 0)
