@@ -49,7 +49,7 @@ class Pipeline(Protocol):
         """Answer orders of one kind, in order."""
 
 
-BRIEF_MS = 8.0
+BRIEF_MS = 25.0
 """A batch that should take no longer runs on the event loop itself. On a thread beside it the two would take the
 interpreter from each other, which either may keep for 5 ms (``sys.getswitchinterval``) whenever it has it."""
 

@@ -184,14 +184,20 @@ class LeanClient:
                     idle(self._connections[heapq.heappop(asleep)[1]], 0.0)
                 self._take(self._selector.select(min(_STEP_S, seconds - now_s)))
 
-    def arrive(self, due: Iterable[float], seconds: float, *, most: int = 1000, retry: Retry | None = None) -> None:
+    def arrive(
+        self, due: Iterable[float], seconds: float, *, most: int = 1000, ready: int = 0, retry: Retry | None = None
+    ) -> None:
         """Send when requests are due, whatever has come back, and wait for the last replies; Ctrl-C ends it early.
 
         Args:
             due: When, in seconds from the start, ascending.
             seconds: How long, also where nothing is due at the end.
             most: How many may be under way; what is due beyond them is dropped.
+            ready: Connections that are opened before the clock starts.
             retry: When to send again what was not answered; never by default.
+
+        Raises:
+            OSError: If one of those cannot be opened.
         """
         free: list[_Connection] = []
 
@@ -213,6 +219,10 @@ class LeanClient:
                 self._read(max(0.0, until_s - now_s))
 
         with self._running(lambda connection, _: free.append(connection), retry):
+            for _ in range(min(ready, most)):
+                free.append(connection := self._connected())
+                self._selector.register(connection.open(), selectors.EVENT_READ, connection)
+            self._started_s = time.perf_counter()
             for due_s in due:
                 wait_until(due_s)
                 if has_room():

@@ -61,6 +61,7 @@ class OpenLoop:
         bodies: What, in turn.
         budget_ms: Within which an answer is in time.
         rate: Requests a second at a time from the start.
+        ready: Connections that are opened before it.
         replies: What came back so far.
         dropped: Requests that were never sent, because too many were under way: the load generator was the limit.
     """
@@ -70,6 +71,7 @@ class OpenLoop:
     budget_ms: float
     rate: Callable[[float], float]
     seed: int = 0
+    ready: int = 0
     inspect: Inspect | None = None
     replies: list[Reply] = field(default_factory=list)
     dropped: int = 0
@@ -86,7 +88,7 @@ class OpenLoop:
             for body in self.bodies
         ]
         client = LeanClient(f"{parts.scheme}://{parts.netloc}", requests, told=self._ended)
-        client.arrive(self._due(seconds), 0.0, most=_IN_FLIGHT, retry=_once_more)
+        client.arrive(self._due(seconds), 0.0, most=_IN_FLIGHT, ready=self.ready, retry=_once_more)
         self.dropped += len(client.dropped_s)
 
     def stop(self) -> None:

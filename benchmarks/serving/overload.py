@@ -53,6 +53,9 @@ STEADY = 1.3
 """How many times as fast as at its slowest a core may have been meanwhile, by quarters of a second."""
 
 _TRIES, _MOST_LOOPS = 8, 10
+_READY = 128
+"""Connections that are open before a stream, as those of the closed loop are: most of what is ever let in at once."""
+
 _MOST_BEHIND_MS = 5.0
 _AMPLE_MS = 10_000
 _NOOP_APPLICATION = "benchmarks.serving.contenders.applications:build_noop"
@@ -233,7 +236,7 @@ def _capacity(
 
 def _stream(options: argparse.Namespace, url: str, models: Path, model: str, *, rate: float) -> OpenLoop:
     asked = encoded(bodies(models, model, budget_ms=options.budget_ms, link=NO_NETWORK))
-    stream = OpenLoop(f"{url}/v1/models/{model}/parameters", asked, options.budget_ms, lambda _: rate)
+    stream = OpenLoop(f"{url}/v1/models/{model}/parameters", asked, options.budget_ms, lambda _: rate, ready=_READY)
     with confined(options.load_cores):
         stream.run(options.seconds)
     return stream
@@ -368,7 +371,7 @@ def _parser() -> argparse.ArgumentParser:
     versions.add_options(parser)
     versions.add_heavy_options(parser)
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each stream; default: 3")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each stream; default: 5")
     parser.add_argument("--closed-seconds", type=float, default=1.0, help="of each closed loop; default: 1")
     parser.add_argument("--budget-ms", type=float, default=50.0, help="the server's share; default: 50")
     parser.add_argument("--heavy-percents", type=int, nargs="*", default=HEAVY_PERCENTS, help="default: 100 150 200")

@@ -12,10 +12,18 @@ def append(path: Path, row: Any) -> None:
     Args:
         path: Made with its folders and a header if it is not there.
         row: A data class whose fields are the columns.
+
+    Raises:
+        ValueError: If the file has other columns.
     """
     fields = asdict(row)
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
+    if not is_new:
+        with path.open(newline="") as file:
+            columns = next(csv.reader(file), [])
+        if columns != list(fields):
+            raise ValueError(f"Expected {path} to have the columns {list(fields)}, got {columns}. Name another file.")
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, fields)
         if is_new:

@@ -143,6 +143,15 @@ def test_arrivals_are_sent_when_they_are_due_whatever_has_come_back():
     assert client.ran_s >= 0.6
 
 
+def test_connections_may_be_opened_before_the_clock_starts():
+    with ScriptedServer(lambda _: [OK]) as server:
+        client = LeanClient(server.url, REQUESTS)
+        client.arrive([0.0, 0.1], 0.2, ready=3)
+
+    assert [each.status for each in client.exchanges] == [200, 200]
+    assert server.connections == 3
+
+
 def test_what_is_due_beyond_those_under_way_is_dropped():
     stall = threading.Event()
     threading.Timer(0.4, stall.set).start()
