@@ -71,7 +71,7 @@ async def answers(gateway: Gateway, devices: Sequence[str] = DEVICES) -> list[st
     told = []
     for device in devices:
         try:
-            told.append((await ask(gateway, device=device)).headers["Duet-Model-Version"])
+            told.append((await ask(gateway, device=device, budget_ms=10_000)).headers["Duet-Model-Version"])
         except (NonFiniteParameters, VersionNotReady, InvalidSample) as error:
             told.append(error.code)
     return told

@@ -230,7 +230,7 @@ def test_a_request_larger_than_the_sockets_take_at_once_is_sent_whole():
 
 def test_a_server_that_answers_before_it_has_read_all_gets_no_more_on_that_connection():
     with ScriptedServer(lambda _: [message(413)]) as server:
-        client = LeanClient(server.url, [b"x" * 8_000_000])
+        client = LeanClient(server.url, [b"x" * 64_000_000])  # more than the buffers of two sockets hold
         client.arrive([0.0, 0.3], 0.4)
 
     assert [each.status for each in client.exchanges] == [413, 413]
