@@ -2,7 +2,8 @@
 
 With the libraries and the versions of a replica loaded, a full collection looks at some 300,000 objects and stops every
 thread for 100 ms and more, several times a second under load. Frozen, they are looked at never again. What requests
-under way hold is young and alive: where a hundred of them wait, looking at it every 700 objects takes 4 % of the time.
+under way hold is young and alive: where a hundred of them wait, looking at it every 700 objects takes 3 to 4 % of the
+time.
 """
 
 import gc

@@ -58,7 +58,12 @@ def test_nothing_that_cannot_be_fitted_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "expected"), [({"late": 11}, ["in time of sent"]), ({"failed": 1}, ["failed requests"])]
+    ("outcomes", "expected"),
+    [
+        ({"late": 102}, ["in time of accepted"]),
+        ({"late": 100, "refused": 5_000}, []),
+        ({"failed": 1}, ["failed requests"]),
+    ],
 )
 def test_answers_count_as_well(outcomes: dict[str, int], expected: list[str]) -> None:
     assert failing(*readings(lambda _: 2000), **outcomes) == expected
