@@ -133,7 +133,8 @@ class LeanClient:
         cpu: Share of a core that this process took, by second of the run.
         under_way: Requests under way, by second of the run.
         cpu_s: Processor time that it took.
-        ran_s: How long the last run lasted.
+        started_s: When the last run started, by ``time.perf_counter``.
+        ran_s: How long it lasted.
 
     Raises:
         ValueError: If the address is none.
@@ -155,7 +156,7 @@ class LeanClient:
         self.cpu: dict[int, float] = {}
         self.under_way: dict[int, int] = {}
         self._retry: Retry | None = None
-        self.cpu_s = self.ran_s = 0.0
+        self.cpu_s = self.ran_s = self.started_s = 0.0
 
     def saturate(self, users: Callable[[float], float], seconds: float) -> None:
         """Keep a request of every user under way, each sending its next one at once; Ctrl-C ends it early.
@@ -222,7 +223,7 @@ class LeanClient:
             for _ in range(min(ready, most)):
                 free.append(connection := self._connected())
                 self._selector.register(connection.open(), selectors.EVENT_READ, connection)
-            self._started_s = time.perf_counter()
+            self.started_s = time.perf_counter()
             for due_s in due:
                 wait_until(due_s)
                 if has_room():
@@ -240,7 +241,7 @@ class LeanClient:
         self._idle, self._retry = idle, retry
         self._again: list[tuple[float, float, int, int]] = []
         self._selector = selectors.DefaultSelector()
-        self._started_s, self._watched_s = time.perf_counter(), 0.0
+        self.started_s, self._watched_s = time.perf_counter(), 0.0
         self._watched_cpu_s = began_cpu_s = time.process_time()
         try:
             yield
@@ -254,7 +255,7 @@ class LeanClient:
             self._selector.close()
 
     def _now_s(self) -> float:
-        return time.perf_counter() - self._started_s
+        return time.perf_counter() - self.started_s
 
     def _connected(self) -> _Connection:
         connection = _Connection(len(self._connections), self._address, self._context)

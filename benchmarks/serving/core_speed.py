@@ -1,7 +1,8 @@
 """How fast a core is: a small piece of work, again and again beside a measurement, and the processor time it takes.
 
 A core of a shared machine does half of its work for a second or a minute while a neighbour is busy on the same silicon,
-and nothing in the system says so. What was measured then is compared with what was measured at the same speed only.
+and nothing in the system says so. What was measured then is compared with what the core could do then: its pace, in
+microseconds of processor time for the piece of work, is twice as much where it is half as fast.
 """
 
 import json
@@ -12,28 +13,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 _DOCUMENT = json.dumps({"items": list(range(60)), "devices": [{"number": n, "name": str(n)} for n in range(60)]})
 _PAUSE_S = 0.01
-_BIN_S = 0.25
 _READY_S = 10.0
+_NOTHING_SEEN = "Expected times of the piece of work, got none. Measure for longer."
 
-
-class Pace(NamedTuple):
-    """How fast the cores were for a while."""
-
-    mean_us: float
-    """Processor time of the piece of work: twice as much is half as fast."""
-    spread: float
-    """Of its means over quarters of a second, the largest divided by the least."""
+QUARTER_S = 0.25
+"""Over which paces are summed up."""
 
 
 class CoreSpeed:
-    """Watches some cores from a process of its own, which takes about 2 % of them, as long as the block lasts."""
+    """Watches some cores from a process of its own, which takes 1 to 2 % of them, as long as the block lasts."""
 
     def __init__(self, cores: set[int]) -> None:
         """Prepare to watch.
@@ -68,16 +62,27 @@ class CoreSpeed:
         """Of the process that works."""
         return self._process.pid
 
-    def since(self, started_s: float) -> Pace:
-        """Sum up.
+    def since(self, started_s: float) -> float:
+        """Return the mean pace.
 
         Args:
             started_s: From when, by ``time.monotonic``.
 
         Raises:
-            RuntimeError: If no time has been taken since then.
+            RuntimeError: If none has been taken since then.
         """
-        return pace_of(list(self._seen), since_s=started_s)
+        times_us = [elapsed_us for at_s, elapsed_us in list(self._seen) if at_s >= started_s]
+        if not times_us:
+            raise RuntimeError(_NOTHING_SEEN)
+        return statistics.fmean(times_us)
+
+    def course(self, started_s: float, ended_s: float) -> list[float]:
+        """Return the mean pace of every quarter of a second between two times, by ``time.monotonic``.
+
+        Raises:
+            RuntimeError: If none has been taken between them.
+        """
+        return course_of(list(self._seen), started_s, ended_s)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -88,27 +93,33 @@ class CoreSpeed:
                 self._has_seen.set()
 
 
-def pace_of(seen: Sequence[tuple[float, float]], *, since_s: float) -> Pace:
-    """Sum up times of the piece of work.
+def course_of(seen: Sequence[tuple[float, float]], started_s: float, ended_s: float) -> list[float]:
+    """Sum up times of the piece of work by quarters of a second.
 
     Args:
         seen: When each was taken, in seconds, and the microseconds of it.
-        since_s: What was taken before says nothing.
+        started_s: Where the first quarter begins.
+        ended_s: Where the last one ends; of what is left, half a quarter or more makes one of its own.
+
+    Returns:
+        The mean of each. Where none was taken, it is that of the quarter before, or at the start of the one after.
 
     Raises:
-        RuntimeError: If there is none.
+        RuntimeError: If there is none at all.
     """
-    bins: defaultdict[int, list[float]] = defaultdict(list)
+    quarters: list[list[float]] = [[] for _ in range(max(1, round((ended_s - started_s) / QUARTER_S)))]
     for at_s, elapsed_us in seen:
-        if at_s >= since_s:
-            bins[math.floor((at_s - since_s) / _BIN_S)].append(elapsed_us)
-    if not bins:
-        raise RuntimeError("Expected times of the piece of work, got none. Measure for longer.")
-    last = max(bins)
-    if len(bins) > 1:  # it is not over
-        del bins[last]
-    means_us = [statistics.fmean(times) for times in bins.values()]
-    return Pace(statistics.fmean(means_us), max(means_us) / min(means_us))
+        if 0 <= (place := math.floor((at_s - started_s) / QUARTER_S)) < len(quarters):
+            quarters[place].append(elapsed_us)
+    means = [statistics.fmean(times) if times else None for times in quarters]
+    pace = next((mean for mean in means if mean is not None), None)
+    if pace is None:
+        raise RuntimeError(_NOTHING_SEEN)
+    course = []
+    for mean in means:
+        pace = pace if mean is None else mean
+        course.append(pace)
+    return course
 
 
 def _work_on(cores: set[int]) -> None:

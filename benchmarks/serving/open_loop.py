@@ -7,6 +7,7 @@ import gc
 import math
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class OpenLoop:
         budget_ms: Within which an answer is in time.
         rate: Requests a second at a time from the start.
         ready: Connections that are opened before it.
+        started_s: When the last run started, by ``time.monotonic``.
         replies: What came back so far.
         dropped: Requests that were never sent, because too many were under way: the load generator was the limit.
     """
@@ -75,6 +77,7 @@ class OpenLoop:
     inspect: Inspect | None = None
     replies: list[Reply] = field(default_factory=list)
     dropped: int = 0
+    started_s: float = math.nan
     _is_stopped: bool = False
 
     def run(self, seconds: float = math.inf) -> None:
@@ -89,6 +92,7 @@ class OpenLoop:
         ]
         client = LeanClient(f"{parts.scheme}://{parts.netloc}", requests, told=self._ended)
         client.arrive(self._due(seconds), 0.0, most=_IN_FLIGHT, ready=self.ready, retry=_once_more)
+        self.started_s = time.monotonic() - (time.perf_counter() - client.started_s)
         self.dropped += len(client.dropped_s)
 
     def stop(self) -> None:

@@ -1,6 +1,6 @@
 """Open loop below, at and beyond capacity: who is answered in time, how fast others are told so, how honest plans are.
 
-    python -m benchmarks serving.overload [--rounds 5] [--seconds 6] [--csv FILE]
+    python -m benchmarks serving.overload [--rounds 5] [--seconds 5] [--csv FILE]
 
 Every round measures the capacity of an endpoint that does nothing, of a heavy version of random weights and of the
 demo's version, each on a server of its own, and sends each version Poisson streams at shares of its own capacity, with
@@ -9,20 +9,18 @@ connections, 64, 32 or 16, of which 95 % of the answers are within that budget: 
 of them late. Server and load generator have a core each. A request is timed from when it was due to the last byte of
 its answer; a 504 counts as late, and is accepted.
 
-80 % of what a core did a second ago may be more than it can do now. Its speed is watched from the closed loop before a
-stream to its end (``core_speed.py``). Where it varied by more than 30 % the stream is put down as unsteady, told and
-not judged, and measured again, up to eight times a round.
+What 80 % of capacity is changes with the speed of a shared core, several times a second. So that speed is watched from
+the closed loops on (``core_speed.py``): the work of an answer is what all closed loops of a round say, the rate of a
+stream its share of what the core could do just before it. Afterwards every quarter of a second of the stream is put
+down under the load that it was, with the speed that the core had then; or the quarter before, if that was slower.
 """
 
 import argparse
 import math
 import statistics
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -30,8 +28,8 @@ from rich.table import Table
 from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.bodies import NO_NETWORK, bodies, encoded
-from benchmarks.serving.closed_loop import load, write_bodies
-from benchmarks.serving.core_speed import CoreSpeed, Pace
+from benchmarks.serving.capability import Capability, loads_during
+from benchmarks.serving.core_speed import QUARTER_S, CoreSpeed
 from benchmarks.serving.open_loop import OpenLoop, Reply, count, quantile
 from benchmarks.serving.pinned import application, confined, cores_of, ours, pinned
 from benchmarks.serving.record import append
@@ -40,40 +38,37 @@ from deployments.metrics import HONEST_MS, HONEST_SHARE
 from duet.evaluation.provenance import provenance
 
 NOOP = "no-op"
-CONNECTIONS = (64, 32, 16)
 HEAVY_PERCENTS = (100, 150, 200)
 DEMO_PERCENTS = (50, 60, 70, 80, 90, 100, 120)
 CALM_PERCENTS = (50, 80)
+LOADS = (*DEMO_PERCENTS, 150, 200)
 
 LEAST_GOODPUT, LEAST_ACCEPTED, LEAST_IN_TIME, MOST_REFUSAL_MS = 0.85, 0.99, 0.999, 20.0
 HEAVY_SHARES = (0.05, 0.2)
 """Of the capacity of the endpoint that does nothing: about a tenth."""
 
-STEADY = 1.3
-"""How many times as fast as at its slowest a core may have been meanwhile, by quarters of a second."""
-
-_TRIES, _MOST_LOOPS = 8, 10
+_LEAST_REPLIES = 100
 _READY = 128
 """Connections that are open before a stream, as those of the closed loop are: most of what is ever let in at once."""
 
 _MOST_BEHIND_MS = 5.0
-_AMPLE_MS = 10_000
 _NOOP_APPLICATION = "benchmarks.serving.contenders.applications:build_noop"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One stream, or, where ``percent`` is 0, the capacity alone.
+    """What became of the requests of one stream that came at one load; or, where ``percent`` is 0, the capacity alone.
 
     Attributes:
-        percent: Of the capacity before it, that was offered.
-        capacity_s: Before the stream.
-        pace_us: How fast the server's cores were, ``Pace.mean_us``.
-        pace_spread: How steady they were, ``Pace.spread``.
+        stream: Percent of the capacity that was offered.
+        percent: The load that it was, as the nearest of ``LOADS``.
+        capacity_s: Answers a second that the server was capable of then.
+        pace_us: How fast its cores were then, as ``CoreSpeed`` tells.
         connections: That capacity was measured with.
+        seconds: How long the stream was at that load.
         in_time: Answers within the budget.
         late: Answers after it, and 504.
-        not_sent: Because the load generator was the limit.
+        not_sent: Of the whole stream, because the load generator was the limit.
         goodput_s: Answers within the budget, a second.
         refusal_p50_ms: Until a refusal had arrived.
         error_p95_ms: Of the distance of predicted and measured server time.
@@ -83,10 +78,10 @@ class Row:
 
     model: str
     round: int
+    stream: int
     percent: int
     capacity_s: float
     pace_us: float
-    pace_spread: float
     connections: int
     seconds: float
     sent: int
@@ -110,19 +105,14 @@ class Row:
     commit: str
 
     @property
-    def is_steady(self) -> bool:
-        """Whether the server's cores held their speed."""
-        return self.pace_spread <= STEADY
-
-    @property
-    def goodput(self) -> float:
-        """Answers within the budget, of what the server can do."""
-        return self.goodput_s / self.capacity_s
-
-    @property
     def accepted(self) -> int:
         """Requests that were not refused and not lost."""
         return self.in_time + self.late
+
+    @property
+    def capable(self) -> float:
+        """Answers that the server was capable of."""
+        return self.capacity_s * self.seconds
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -146,7 +136,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def claims(rows: Sequence[Row], *, demo: str, heavy: str) -> list[Claim]:
-    """Hold what was found in the steady streams against what was to be shown: the median of their rounds."""
+    """Hold what was found against what was to be shown: the median of the rounds."""
     found: list[Claim] = []
     # each at the speed that the core had
     works = {
@@ -158,25 +148,21 @@ def claims(rows: Sequence[Row], *, demo: str, heavy: str) -> list[Claim]:
     found.append(Claim("capacity of the heavy version, of the no-op's", f"{share:.3f}", target, least <= share <= most))
     for percent in HEAVY_PERCENTS:
         those, where = _at(rows, heavy, percent), f"heavy version at {percent} %"
-        goodput = _median([row.goodput for row in those])
-        found.append(at_least(f"{where}, goodput of capacity", goodput, LEAST_GOODPUT, ".3f"))
-        found.append(at_least(f"{where}, in time of accepted", _shares(those, "accepted"), LEAST_ACCEPTED))
+        found.append(at_least(f"{where}, goodput of capacity", _share(those, "capable"), LEAST_GOODPUT, ".3f"))
+        found.append(at_least(f"{where}, in time of accepted", _share(those, "accepted"), LEAST_ACCEPTED))
         if any(row.refused for row in those):
-            refusal_ms = _median([row.refusal_p50_ms for row in those if row.refused])
-            found.append(at_most(f"{where}, median refusal, ms", refusal_ms, MOST_REFUSAL_MS))
+            found.append(at_most(f"{where}, median refusal, ms", _typical(those, "refusal_p50_ms"), MOST_REFUSAL_MS))
     for percent in CALM_PERCENTS:
         those = _at(rows, demo, percent)
-        found.append(at_least(f"{demo} at {percent} %, in time of sent", _shares(those, "sent"), LEAST_IN_TIME))
+        found.append(at_least(f"{demo} at {percent} %, in time of sent", _share(those, "sent"), LEAST_IN_TIME))
     for name, percents in ((heavy, HEAVY_PERCENTS), (demo, CALM_PERCENTS)):
         for percent in percents:
-            dishonesty = _median([row.dishonesty_p95 for row in _at(rows, name, percent)])
             what = f"{name} at {percent} %, p95 of |predicted - measured| / max({HONEST_MS:g} ms, {HONEST_SHARE:.0%})"
-            found.append(at_most(what, dishonesty, 1.0))
+            found.append(at_most(what, _typical(_at(rows, name, percent), "dishonesty_p95"), 1.0))
     judged = [row for row in rows if row.percent and (row.model == heavy or row.percent in CALM_PERCENTS)]
     not_sent = sum(row.not_sent for row in judged)
     found.append(at_most("requests that the generator could not send", not_sent, 0, ".0f"))
-    behind_ms = _median([row.behind_p99_ms for row in judged])
-    found.append(at_most("p99 of the generator's own delay, ms", behind_ms, _MOST_BEHIND_MS))
+    found.append(at_most("p99 of the generator's own delay, ms", _typical(judged, "behind_p99_ms"), _MOST_BEHIND_MS))
     return found
 
 
@@ -186,52 +172,51 @@ def _measured(options: argparse.Namespace, *, demo: tuple[Path, str], heavy: tup
         for number in range(options.rounds):
             noop = application(_NOOP_APPLICATION, *demo, "--ingress", "direct")
             with pinned(noop, cores=options.server_cores) as url:
-                started_s = time.monotonic()
-                found = _capacity(options, url, *demo)
-                yield _row(options, NOOP, number, found, speed.since(started_s))
+                capable = _capability(options, url, *demo, speed)
+                yield _row(options, NOOP, number, capable, [capable.pace_us])
             for model, (models, percents) in loads_of.items():
                 with pinned(ours(models, model), cores=options.server_cores) as url:
-                    connections = _capacity(options, url, models, model).connections
+                    capable = _capability(options, url, models, model, speed)
                     for percent in percents:
-                        for _ in range(_TRIES):
-                            started_s = time.monotonic()
-                            before = _capacity(options, url, models, model, connections=connections)
-                            stream = _stream(options, url, models, model, rate=before.requests_s * percent / 100)
-                            pace = speed.since(started_s)
-                            row = _row(options, model, number, before, pace, percent=percent, stream=stream)
-                            yield row
-                            if row.is_steady:
-                                break
+                        yield from _streamed(options, url, models, model, number, capable, speed, percent)
 
 
-class Capacity(NamedTuple):
-    """Answers a second, and with how many connections."""
+def _streamed(
+    options: argparse.Namespace,
+    url: str,
+    models: Path,
+    model: str,
+    number: int,
+    capable: Capability,
+    speed: CoreSpeed,
+    percent: int,
+) -> Iterator[Row]:
+    capable.measure()
+    rate = capable.at(capable.pace_us) * percent / 100
+    stream = _stream(options, url, models, model, rate=rate)
+    course = speed.course(stream.started_s, stream.started_s + options.seconds)
+    loads = loads_during(rate, course, capable.at, LOADS)
+    for load in sorted(set(loads)):
+        at_load = [place for place, each in enumerate(loads) if each == load]
+        yield _row(
+            options,
+            model,
+            number,
+            capable,
+            [course[place] for place in at_load],
+            stream=(percent, load),
+            replies=[reply for reply in stream.replies if _quarter(reply, loads) in at_load],
+            not_sent=stream.dropped,
+        )
 
-    requests_s: float
-    connections: int
+
+def _capability(options: argparse.Namespace, url: str, models: Path, model: str, speed: CoreSpeed) -> Capability:
+    run = {"budget_ms": options.budget_ms, "seconds": options.closed_seconds, "cores": options.load_cores}
+    return Capability(url, models, model, speed=speed, **run)
 
 
-def _capacity(
-    options: argparse.Namespace, url: str, models: Path, model: str, *, connections: int | None = None
-) -> Capacity:
-    """Measure answers a second in closed loop, once what a stream has left behind it is over."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "bodies.txt"
-        write_bodies(path, models, model, budget_ms=_AMPLE_MS)
-        run = {"bodies": path, "seconds": options.closed_seconds, "cores": options.load_cores}
-        if connections is None:
-            load(url, model, connections=CONNECTIONS[0], **run)  # warms up
-        for count in CONNECTIONS if connections is None else (connections,):
-            loop = load(url, model, connections=count, **run)
-            for _ in range(_MOST_LOOPS):
-                if not loop.failed:
-                    break
-                loop = load(url, model, connections=count, **run)
-            else:
-                raise RuntimeError(f"Expected a closed loop of {count} connections to be answered, got refusals only.")
-            if loop.p95_ms <= options.budget_ms or count == CONNECTIONS[-1]:
-                break
-    return Capacity(loop.requests_s, count)
+def _quarter(reply: Reply, loads: Sequence[int]) -> int:
+    return min(int(reply.due_s / QUARTER_S), len(loads) - 1)
 
 
 def _stream(options: argparse.Namespace, url: str, models: Path, model: str, *, rate: float) -> OpenLoop:
@@ -246,33 +231,34 @@ def _row(
     options: argparse.Namespace,
     model: str,
     number: int,
-    before: Capacity,
-    pace: Pace,
+    capable: Capability,
+    paces_us: Sequence[float],
     *,
-    percent: int = 0,
-    stream: OpenLoop | None = None,
+    stream: tuple[int, int] = (0, 0),
+    replies: Sequence[Reply] = (),
+    not_sent: int = 0,
 ) -> Row:
-    replies = [] if stream is None else stream.replies
     known, outcomes = provenance(), count(replies)
     answered = [reply for reply in replies if reply.status in (200, 204)]
     planned = [reply for reply in answered if not math.isnan(reply.server_ms)]
     waits_ms = [reply.latency_ms for reply in answered]
+    seconds = QUARTER_S * len(paces_us)
     return Row(
         model=model,
         round=number,
-        percent=percent,
-        capacity_s=before.requests_s,
-        pace_us=pace.mean_us,
-        pace_spread=pace.spread,
-        connections=before.connections,
-        seconds=options.seconds,
+        stream=stream[0],
+        percent=stream[1],
+        capacity_s=statistics.fmean(map(capable.at, paces_us)),
+        pace_us=statistics.fmean(paces_us),
+        connections=capable.connections,
+        seconds=seconds,
         sent=len(replies),
         in_time=outcomes["in-time"],
         late=outcomes["late"],
         refused=outcomes["refused"],
         failed=outcomes["failed"],
-        not_sent=0 if stream is None else stream.dropped,
-        goodput_s=outcomes["in-time"] / options.seconds,
+        not_sent=not_sent,
+        goodput_s=outcomes["in-time"] / seconds,
         p50_ms=quantile(waits_ms, 0.5),
         p95_ms=quantile(waits_ms, 0.95),
         p99_ms=quantile(waits_ms, 0.99),
@@ -295,18 +281,19 @@ def dishonesty(reply: Reply) -> float:
 
 
 def _at(rows: Sequence[Row], model: str, percent: int) -> list[Row]:
-    return [row for row in rows if (row.model, row.percent) == (model, percent) and row.is_steady]
-
-
-def _shares(rows: Sequence[Row], of: str) -> float:
-    """Return the median of the rounds: what was in time, of what was accepted or sent."""
-    return _median([row.in_time / getattr(row, of) for row in rows if getattr(row, of)])
+    return [row for row in rows if (row.model, row.percent) == (model, percent)]
 
 
 def _share(rows: Sequence[Row], of: str) -> float:
-    """Pool the rounds: what was in time, of what was accepted or sent."""
-    total: int = sum(getattr(row, of) for row in rows)
-    return sum(row.in_time for row in rows) / total if total else math.nan
+    """Return the median of the rounds: what was in time, of what was accepted, sent or possible."""
+    totals = {number: [row for row in rows if row.round == number] for number in {row.round for row in rows}}
+    sums = [(sum(row.in_time for row in those), sum(getattr(row, of) for row in those)) for those in totals.values()]
+    return _median([in_time / total for in_time, total in sums if total])
+
+
+def _typical(rows: Sequence[Row], name: str) -> float:
+    """Return the median of those rows in which there is enough to know."""
+    return _median([getattr(row, name) for row in rows if row.sent >= _LEAST_REPLIES and getattr(row, name) >= 0])
 
 
 def _median(values: Sequence[float]) -> float:
@@ -316,7 +303,7 @@ def _median(values: Sequence[float]) -> float:
 def _knee(rows: Sequence[Row], model: str) -> str:
     """Name the highest load up to which nearly all requests are in time."""
     offered = sorted({row.percent for row in rows if row.model == model})
-    good = [percent for percent in offered if percent and _shares(_at(rows, model, percent), "sent") >= LEAST_ACCEPTED]
+    good = [percent for percent in offered if percent and _share(_at(rows, model, percent), "sent") >= LEAST_ACCEPTED]
     if not good:
         return f"below {min(offered, default=0)} % of its capacity"
     return f"{LEAST_ACCEPTED:.0%} of all requests are in time up to {max(good)} % of its capacity"
@@ -328,41 +315,37 @@ def _told(row: Row) -> str:
             f"round {row.round + 1}: {row.model}: {row.capacity_s:,.0f} requests/s in closed loop of {row.connections}"
         )
     return (
-        f"round {row.round + 1}: {row.model} at {row.percent} % of {row.capacity_s:,.0f}/s: {row.sent} sent, "
-        f"{row.in_time} in time, {row.late} late, {row.refused} refused, {row.failed} failed"
-        + ("" if row.is_steady else f"; not judged, the core's speed varied by {row.pace_spread - 1:.0%}")
+        f"round {row.round + 1}: {row.model} at {row.stream} %: {row.seconds:g} s at {row.percent} % of "
+        f"{row.capacity_s:,.0f}/s: {row.sent} sent, {row.in_time} in time, {row.late} late, {row.refused} refused, "
+        f"{row.failed} failed"
     )
 
 
-_SHARES = ("goodput", "in time of accepted", "refused", "failed")
 _MEASURES = ("p50_ms", "p99_ms", "refusal_p50_ms", "error_p95_ms", "dishonesty_p95", "behind_p99_ms")
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    table = Table(title="Steady streams: counts pooled, the rest medians")
-    for heading in (
-        "model",
-        "load",
-        "streams",
-        "requests/s",
-        *_SHARES,
-        *(name.replace("_", " ") for name in _MEASURES),
-    ):
+    table = Table(title="By the load that it was: shares are medians of the rounds, the rest medians of streams")
+    shares = ("goodput", "in time of accepted", "in time of sent", "refused", "failed")
+    measures = (name.replace("_", " ") for name in _MEASURES)
+    for heading in ("model", "load", "seconds", "requests/s", *shares, *measures):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    for model, percent in dict.fromkeys((row.model, row.percent) for row in rows):
+    for model, percent in sorted({(row.model, row.percent) for row in rows}):
         those = _at(rows, model, percent)
+        seconds = sum(row.seconds for row in those)
+        if not percent:
+            table.add_row(model, "closed loop", "", f"{_median([row.capacity_s for row in those]):,.0f}")
+            continue
         sent = sum(row.sent for row in those) or 1
-        shares = (
-            _median([row.goodput for row in those]),
-            _share(those, "accepted"),
-            *(sum(getattr(row, name) for row in those) / sent for name in ("refused", "failed")),
+        table.add_row(
+            model,
+            f"{percent} %",
+            f"{seconds:g}",
+            f"{sent / seconds:,.0f}",
+            *(f"{_share(those, of):.2%}" for of in ("capable", "accepted", "sent")),
+            *(f"{sum(getattr(row, name) for row in those) / sent:.2%}" for name in ("refused", "failed")),
+            *(f"{_typical(those, name):.2f}" for name in _MEASURES),
         )
-        rate = _median([row.capacity_s for row in those]) * (percent or 100) / 100
-        measures = (_median([getattr(row, name) for row in those]) for name in _MEASURES)
-        cells = [*(f"{share:.2%}" for share in shares), *(f"{value:.2f}" for value in measures)] if percent else []
-        all_of_them = sum((row.model, row.percent) == (model, percent) for row in rows)
-        count_of = f"{len(those)} of {all_of_them}"
-        table.add_row(model, f"{percent} %" if percent else "closed loop", count_of, f"{rate:,.0f}", *cells)
     return table
 
 

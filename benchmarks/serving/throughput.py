@@ -165,7 +165,7 @@ def _measured(options: argparse.Namespace, started: dict[str, list[str]], consol
                             name,
                             connections,
                             **asdict(loop),
-                            pace_us=speed.since(started_s).mean_us,
+                            pace_us=speed.since(started_s),
                             server_cores=options.server_cores,
                             load_cores=options.load_cores,
                             hardware=str(known["hardware"]),
@@ -183,7 +183,8 @@ def _are_alike(answers: Sequence[bytes], expected: Sequence[bytes], *, of: str) 
 
 def _table(rows: Sequence[Row]) -> Table:
     table = Table(title=f"{rows[0].placement}, medians of {len({row.round for row in rows})} rounds")
-    for heading in ("connections", "contender", "requests/s", "ours / it", "p50 ms", "ours / it", "p99 ms", "failed"):
+    measures = (each for name in ("requests/s", "p50 ms", "p99 ms") for each in (name, "ours / it"))
+    for heading in ("connections", "contender", *measures, "failed"):
         table.add_column(heading, justify="left" if heading == "contender" else "right")
     for connections in dict.fromkeys(row.connections for row in rows):
         for name in dict.fromkeys(row.contender for row in rows):
@@ -204,6 +205,7 @@ def _table(rows: Sequence[Row]) -> Table:
                 f"{p50_ms:.2f}",
                 f"{statistics.median(mine.work_p50 / other.work_p50 for mine, other in both):.2f}",
                 f"{p99_ms:.2f}",
+                f"{statistics.median(mine.p99_ms / other.p99_ms for mine, other in both):.2f}",
                 str(sum(row.failed for row in its.values())),
             )
     return table

@@ -10,10 +10,10 @@ from benchmarks.serving.overload import NOOP, Row, _knee, claims, dishonesty
 ROW = Row(
     model="heavy",
     round=0,
+    stream=100,
     percent=100,
     capacity_s=100.0,
     pace_us=150.0,
-    pace_spread=1.1,
     connections=64,
     seconds=10.0,
     sent=1000,
@@ -60,7 +60,7 @@ def test_nothing_that_was_not_measured_holds() -> None:
     ("place", "change", "expected"),
     [
         (0, {"capacity_s": 300.0}, "of the no-op's"),
-        (1, {"goodput_s": 84.0}, "at 100 %, goodput"),
+        (1, {"in_time": 840}, "at 100 %, goodput"),
         (2, {"late": 20}, "at 150 %, in time of accepted"),
         (3, {"refusal_p50_ms": 21.0}, "at 200 %, median refusal"),
         (3, {"dishonesty_p95": 1.1}, "heavy at 200 %, p95 of |predicted"),
@@ -85,11 +85,15 @@ def test_a_claim_is_about_the_median_of_the_rounds() -> None:
     assert len(failing([*GOOD, replace(bad, round=1), replace(bad, round=2)])) == 1
 
 
-@pytest.mark.parametrize(("spread", "is_judged"), [(1.29, True), (1.31, False)])
-def test_a_stream_is_judged_if_the_core_held_its_speed(spread: float, is_judged: bool) -> None:
-    bad = replace(ROW, percent=100, pace_spread=spread, goodput_s=10.0)
+def test_what_the_streams_of_a_round_met_at_one_load_counts_together() -> None:
+    few_and_bad = replace(DEMO, stream=70, percent=80, seconds=0.25, sent=10, in_time=8)
 
-    assert len(failing([*GOOD, *[bad] * 2])) == (1 if is_judged else 0)
+    assert len(failing([*GOOD, few_and_bad])) == 1
+    assert failing([*GOOD[:-1], replace(GOOD[-1], sent=9_990, in_time=9_990), few_and_bad]) == []
+
+
+def test_few_replies_tell_no_quantile() -> None:
+    assert failing([*GOOD, *[replace(ROW, percent=200, sent=99, in_time=99, seconds=1, dishonesty_p95=9.0)] * 2]) == []
 
 
 def test_capacities_are_compared_at_the_speed_that_the_core_had() -> None:
