@@ -1,20 +1,22 @@
 """A step to three times the load and back: when the server is inside its budget again, and what leaving replicas cost.
 
 The generator waits for a recorded cost instead of computing (``paced.py``), so that replicas really add capacity on
-one machine. Load, replicas and budget slack go to one CSV and one plot.
+one machine. Load, replicas and budget slack of every round go to one CSV, those of the round in the middle to a plot.
 
-    python -m benchmarks serving.autoscaling
+    python -m benchmarks serving.autoscaling [--rounds 5]
+
+A round is a cluster of its own and takes three and a half minutes.
 """
 
 import argparse
-import csv
 import math
+import statistics
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -23,7 +25,9 @@ from benchmarks.serving import versions
 from benchmarks.serving.bodies import NO_NETWORK, SMALLEST, bodies, encoded
 from benchmarks.serving.local_cluster import LocalCluster, local_cluster
 from benchmarks.serving.open_loop import OpenLoop, Reply, count, quantile
+from benchmarks.serving.record import append
 from benchmarks.serving.verdict import Claim, at_most, conclude
+from duet.evaluation.provenance import provenance
 
 _ROOT = Path(__file__).resolve().parents[2]
 _STAGE = "ParameterGenerator"
@@ -50,6 +54,9 @@ class Second:
     slack_p50_ms: float
     slack_p5_ms: float
     replicas: int
+    round: int
+    hardware: str
+    commit: str
 
 
 @dataclass(frozen=True)
@@ -102,10 +109,36 @@ class Course:
         return is_over
 
 
+class Round(NamedTuple):
+    """One step and back, and what became of its requests."""
+
+    load: OpenLoop
+    seconds: list[Second]
+    phases: Phases
+
+    @property
+    def inside_s(self) -> float:
+        """From the step until it is inside the budget again."""
+        return seconds_until_inside(self.seconds, self.phases)
+
+
 def main(argv: Sequence[str]) -> None:
     """Run it; see ``--help``."""
     arguments = _parser().parse_args(argv)
     models, model = versions.chosen(arguments)
+    rounds = []
+    for number in range(arguments.rounds):
+        rounds.append(_measured(arguments, models, model, number))
+        for second in rounds[-1].seconds:
+            append(arguments.csv, second)
+        for line in report(*rounds[-1]):
+            print(f"round {number + 1}: {line}", flush=True)
+    middle = sorted(rounds, key=lambda each: each.inside_s)[(len(rounds) - 1) // 2]
+    plot(middle.seconds, middle.phases, arguments.budget_ms, arguments.plot)
+    conclude(claims(rounds))
+
+
+def _measured(arguments: argparse.Namespace, models: Path, model: str, number: int) -> Round:
     drop_s = arguments.before_s + arguments.step_s
     phases = Phases(arguments.rate, arguments.factor, arguments.before_s, drop_s, drop_s + arguments.after_s)
     course = Course(phases, is_hasty=arguments.hasty)
@@ -117,21 +150,14 @@ def main(argv: Sequence[str]) -> None:
             encoded(bodies(models, model, budget_ms=arguments.budget_ms, link=NO_NETWORK, accepts=SMALLEST)),
             arguments.budget_ms,
             course.at,
+            seed=number,
         )
         # what has never run is slow once
         OpenLoop(load.url, load.bodies, load.budget_ms, lambda _: arguments.rate).run(arguments.warm_up_s)
         cluster.wait_for(one_each, seconds=_START_S)
         _observe(cluster, load, course)
-    phases = course.phases
-    seconds = summarize(load.replies, course.replicas, phases, arguments.budget_ms)
-    with arguments.csv.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [column.name for column in fields(Second)])
-        writer.writeheader()
-        writer.writerows(asdict(second) for second in seconds)
-    plot(seconds, phases, arguments.budget_ms, arguments.plot)
-    for line in report(load, seconds, phases):
-        print(line)
-    conclude(claims(load, seconds, phases))
+    seconds = summarize(load.replies, course.replicas, course.phases, arguments.budget_ms, number=number)
+    return Round(load, seconds, course.phases)
 
 
 def serve_config(arguments: argparse.Namespace, models: Path, model: str) -> dict[str, Any]:
@@ -157,9 +183,10 @@ def serve_config(arguments: argparse.Namespace, models: Path, model: str) -> dic
 
 
 def summarize(
-    replies: Sequence[Reply], replicas: Sequence[tuple[float, int]], phases: Phases, budget_ms: float
+    replies: Sequence[Reply], replicas: Sequence[tuple[float, int]], phases: Phases, budget_ms: float, *, number: int
 ) -> list[Second]:
-    """Sort what happened into seconds."""
+    """Sort what happened in a round into seconds."""
+    known = provenance()
     by_second: list[list[Reply]] = [[] for _ in range(math.ceil(phases.end_s))]
     for reply in replies:
         by_second[min(int(reply.due_s), len(by_second) - 1)].append(reply)
@@ -182,6 +209,9 @@ def summarize(
                 slack_p50_ms=round(quantile(slacks, 0.5), 1),
                 slack_p5_ms=round(quantile(slacks, 0.05), 1),
                 replicas=running[-1] if running else 0,
+                round=number,
+                hardware=str(known["hardware"]),
+                commit=str(known["commit"]),
             )
         )
     return seconds
@@ -213,17 +243,21 @@ def report(load: OpenLoop, seconds: Sequence[Second], phases: Phases) -> list[st
     ]
 
 
-def claims(load: OpenLoop, seconds: Sequence[Second], phases: Phases) -> list[Claim]:
-    """Hold what was found against what was to be shown."""
-    most, last = max(second.replicas for second in seconds), seconds[-1].replicas
-    lost = sum(reply.retried or reply.outcome == "failed" for reply in load.replies)
+def claims(rounds: Sequence[Round]) -> list[Claim]:
+    """Hold what was found against what was to be shown: the median of the rounds; but no round may lose anything."""
+    inside_s = statistics.median(each.inside_s for each in rounds)
+    replicas = [
+        (max(second.replicas for second in each.seconds), each.seconds[-1].replicas, each.load.dropped)
+        for each in rounds
+    ]
+    lost = sum(reply.retried or reply.outcome == "failed" for each in rounds for reply in each.load.replies)
+    told = "; ".join(f"{most}, {last}" for most, last, _ in replicas)
+    are_fewer = all(last < most for most, last, _ in replicas)
     return [
-        at_most(
-            "seconds until it is inside the budget again", seconds_until_inside(seconds, phases), _MOST_SECONDS, ".0f"
-        ),
-        Claim("replicas at most, and at the end", f"{most}, {last}", "fewer at the end", last < most),
+        at_most("seconds until it is inside the budget again", inside_s, _MOST_SECONDS, ".0f"),
+        Claim("replicas at most, and at the end", told, "fewer at the end", are_fewer),
         at_most("requests lost, the first time too", lost, 0, ".0f"),
-        at_most("requests that the generator could not send", load.dropped, 0, ".0f"),
+        at_most("requests that the generator could not send", sum(dropped for *_, dropped in replicas), 0, ".0f"),
     ]
 
 
@@ -296,6 +330,7 @@ def _observe(cluster: LocalCluster, load: OpenLoop, course: Course) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("serving.autoscaling", __doc__)
     versions.add_options(parser)
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--rate", type=float, default=12.0, help="requests a second before and after")
     parser.add_argument("--factor", type=float, default=3.0, help="of the step")
     parser.add_argument("--warm-up-s", type=float, default=10.0)

@@ -146,8 +146,8 @@ def claims(readings: Sequence[Reading], outcomes: Mapping[str, int]) -> list[Cla
         if process != ALL:
             continue
         measured_hours = hours * 5 / 6
-        growth = (memory.slope - memory.margin) * measured_hours / memory.mean
-        what = "sure growth of resident memory, of all of it"
+        growth = (memory.slope + memory.margin) * measured_hours / memory.mean
+        what = "growth of resident memory at most, of all of it"
         found.append(at_most(what, growth, MOST_GROWTH, ".4f"))
         found.append(at_most("more descriptors at the end", descriptors.last - descriptors.first, MORE_DESCRIPTORS))
     in_time, late = (outcomes.get(outcome, 0) for outcome in ("in-time", "late"))

@@ -17,7 +17,19 @@ PATIENCE_S = 400
 def test_replicas_follow_the_load_and_no_request_is_lost(tmp_path: Path) -> None:
     write_version(tmp_path / "models")
     # the step and the rest end when they have shown their effect, a minute later at most
-    phases = ["--warm-up-s", "3", "--before-s", str(BEFORE_S), "--step-s", "60", "--after-s", "60", "--hasty"]
+    phases = [
+        "--rounds",
+        "1",
+        "--warm-up-s",
+        "3",
+        "--before-s",
+        str(BEFORE_S),
+        "--step-s",
+        "60",
+        "--after-s",
+        "60",
+        "--hasty",
+    ]
 
     seconds = run_benchmark(
         "serving.autoscaling",

@@ -11,6 +11,7 @@ from app.builder import build_app as build_product
 from benchmarks.serving.autoscaling import (
     Course,
     Phases,
+    Round,
     Second,
     _parser,
     claims,
@@ -22,13 +23,14 @@ from benchmarks.serving.autoscaling import (
 from benchmarks.serving.open_loop import OpenLoop, Reply
 from benchmarks.serving.paced import PacedGenerator, PacedGeneratorReplica, PacedSettings, build_app
 from deployments.parameter_generator import ParameterGenerator
+from duet.evaluation.provenance import provenance
 from duet.protocol.representation import Representation
 from duet.registry import PublishedVersion
 from tests.app.test_builder import deployments_of
 from tests.published_version import write_version
 
 PHASES = Phases(rate=10, factor=3, step_s=10, drop_s=30, end_s=40)
-GOOD = Second(0, 10, 10, 0, 0, 0, 0, 50.0, 60.0, 350.0, 340.0, 1)
+GOOD = Second(0, 10, 10, 0, 0, 0, 0, 50.0, 60.0, 350.0, 340.0, 1, 0, "a machine", "c")
 
 
 def history(bad: set[int]) -> list[Second]:
@@ -54,9 +56,11 @@ def test_requests_are_counted_in_the_second_in_which_they_were_due() -> None:
         Reply(1.5, 900, "failed", 503, retried=True),
     ]
 
-    seconds = summarize(replies, [(0.0, 1), (1.5, 2)], PHASES, 400)
+    seconds = summarize(replies, [(0.0, 1), (1.5, 2)], PHASES, 400, number=3)
 
-    assert seconds[0] == Second(0, 2, 1, 1, 0, 0, 0, 100, 500, -100, -100, 1)
+    known = provenance()
+    origin = (3, known["hardware"], known["commit"])
+    assert seconds[0] == Second(0, 2, 1, 1, 0, 0, 0, 100, 500, -100, -100, 1, *origin)
     assert (seconds[1].due, seconds[1].refused, seconds[1].failed, seconds[1].retried) == (2, 1, 1, 1)
     assert (seconds[1].replicas, seconds[2].due, len(seconds)) == (2, 0, 40)
 
@@ -101,11 +105,12 @@ def test_every_claim_can_fail() -> None:
     def failing(bad: set[int], last: int, *replies: Reply, dropped: int = 0) -> int:
         seconds = [replace(second, replicas=last if second.second > 35 else 2) for second in history(bad)]
         load = OpenLoop("", [b""], 400, PHASES.at, replies=list(replies), dropped=dropped)
-        return [not claim.holds for claim in claims(load, seconds, PHASES)].index(True)
+        return [not claim.holds for claim in claims([*good, Round(load, seconds, PHASES)])].index(True)
 
-    good = replace(history(set())[0], replicas=1)
+    first, *others = history(set())
     load = OpenLoop("", [b""], 400, PHASES.at, replies=[Reply(0.0, 9.0, "in-time", 200)])
-    assert all(claim.holds for claim in claims(load, [replace(good, replicas=2), *history(set())[1:]], PHASES))
+    good = [Round(load, [replace(first, replicas=2), *others], PHASES)]
+    assert all(claim.holds for claim in claims(good))
     assert failing(set(range(10, 30)), 1) == 0
     assert failing(set(), 2) == 1
     assert failing(set(), 1, Reply(0.0, 9.0, "in-time", 200, retried=True)) == 2
