@@ -82,6 +82,12 @@ devices. The best epoch was selected on the same questions, so expect slightly l
 
 {settings}
 
+The whole configuration, as `duet train` reads it:
+
+```yaml
+{config.to_yaml().rstrip()}
+```
+
 ## Limits
 
 {text.limits}

@@ -32,6 +32,7 @@ class GeneratorSizes:
         rank: Largest rank R of the factors.
         heads: Heads that are trained, ``factors`` and/or ``full``.
         decoders: Parallel decoders of the Stable Weight Adapter; 1 switches it off.
+        layer_maps: Whether each dynamic layer has a linear layer and a layer embedding before its decoders.
         dropout: Dropout in the sample encoder.
         core_rank: Side of the generated core of APG.
         length: Longest sample T that it sees; that of the device model without it.
@@ -45,6 +46,7 @@ class GeneratorSizes:
     rank: int = 4
     heads: tuple[Head, ...] = ("factors",)
     decoders: int = 3
+    layer_maps: bool = False
     dropout: float = 0.0
     core_rank: int = 16
     length: int | None = None
@@ -95,6 +97,7 @@ def _personalized(table: LayerTable, sizes: GeneratorSizes) -> nn.Module:
         rank=sizes.rank,
         heads=sizes.heads,
         decoders=sizes.decoders,
+        layer_maps=sizes.layer_maps,
     )
 
 

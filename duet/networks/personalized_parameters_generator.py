@@ -4,6 +4,9 @@ Heads: ``factors`` gives nested low-rank factors (the first r rows serve rank r)
 matrices. The flat order of a head's values is that of the parameter package: per layer left ``[R, M]``, right
 ``[R, K]``, shift ``[M]``, or residual ``[M, K]``, shift ``[M]``.
 
+With layer maps there are a linear layer and a layer embedding e in front of the decoders of each dynamic layer, ``h = A
+z + e`` (Figure 2). All of it is affine in z, and folds into the same one map.
+
 Shapes: n rows, D embedding, M and K features of a layer, R rank, P flat values of the factors head, F of the full head.
 """
 
@@ -77,7 +80,14 @@ class PersonalizedParametersGenerator(nn.Module):
     """Decoders of all dynamic layers, each a Stable Weight Adapter, one set a head."""
 
     def __init__(
-        self, table: LayerTable, *, embedding_dim: int, rank: int, heads: tuple[Head, ...], decoders: int = 3
+        self,
+        table: LayerTable,
+        *,
+        embedding_dim: int,
+        rank: int,
+        heads: tuple[Head, ...],
+        decoders: int = 3,
+        layer_maps: bool = False,
     ) -> None:
         super().__init__()
         if not heads or not set(heads) <= {"factors", "full"}:
@@ -93,11 +103,23 @@ class PersonalizedParametersGenerator(nn.Module):
                     nn.init.normal_(adapter.offset, std=segment.columns**-0.5)
                 adapters.append(adapter)
             self.decoders[head] = adapters
+        self.layer_maps = nn.ModuleList()
+        for _ in table.layers if layer_maps else ():
+            layer_map = nn.Linear(embedding_dim, embedding_dim)
+            nn.init.eye_(layer_map.weight)
+            nn.init.zeros_(layer_map.bias)
+            self.layer_maps.append(layer_map)
 
     def fold(self, head: Head) -> tuple[Tensor, Tensor]:
         """Return the affine map of a head: weight ``[P, D]`` and bias ``[P]`` (``F`` for the full head)."""
         adapters = cast(Iterable[StableWeightAdapter], self.decoders[head])
         folded = [adapter.fold() for adapter in adapters]
+        if self.layer_maps:
+            maps = [cast(nn.Linear, self.layer_maps[each.layer]) for each in head_segments(self.table, head, self.rank)]
+            folded = [
+                (weight @ layer.weight, weight @ layer.bias + bias)
+                for (weight, bias), layer in zip(folded, maps, strict=True)
+            ]
         return torch.cat([weight for weight, _ in folded]), torch.cat([bias for _, bias in folded])
 
     def forward(

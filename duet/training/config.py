@@ -71,6 +71,8 @@ class GeneratorOptions(_Config):
     """Heads to train: `factors`, `full` or both."""
     decoders: PositiveInt = 3
     """Parallel decoders of the Stable Weight Adapter; 1 switches it off."""
+    layer_maps: bool = False
+    """A linear layer and a layer embedding before the decoders of each dynamic layer, as Figure 2 draws them."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout in the sample encoder while training."""
     core_rank: PositiveInt = 16

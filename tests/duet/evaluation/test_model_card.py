@@ -5,19 +5,19 @@ import pytest
 from duet.evaluation.model_card import CardText, model_card
 from duet.protocol.manifest import Quality, RepresentationRecord
 from duet.protocol.representation import Dtype, Form, Representation
-from duet.training.config import TrainingConfig
+from duet.training.config import GeneratorOptions, OptimisationOptions, TrainingConfig, read_config
 
 TEXT = CardText("About.", "Data.", "Protocol.", "Measured", "Limits.", ("Never.",))
 TRAINING = {"epochs": 7, "best_epoch": 3, "commit": "abc", "versions": {"torch": "1"}}
 
 
-def card(*qualities):
+def card(*qualities, config=None):
     known = Representation(Form.SHARED, Dtype.FLOAT32), Representation(Form.FACTORS, Dtype.INT8, 1)
     records = [
         RepresentationRecord(each, 100, Quality("ndcg@10", "validation", value, interval))
         for each, (value, interval) in zip(known, qualities, strict=False)
     ]
-    return model_card("m, version v", TEXT, TrainingConfig(), TRAINING, records)
+    return model_card("m, version v", TEXT, config or TrainingConfig(), TRAINING, records)
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,14 @@ def test_what_was_measured_stands_among_the_reasons_not_to_use_it(own, told):
     ]
 
 
-def test_the_training_can_be_repeated_from_it():
-    text = card((0.2, (0.1, 0.3)))
+def test_the_training_can_be_repeated_from_it(tmp_path):
+    cloud = GeneratorOptions(length=100, encoder="gru4rec", delta_penalty=0.1, weight_decay=0.02, layer_maps=True)
+    config = TrainingConfig(seed=0, generator=cloud, optimisation=OptimisationOptions(schedule="staged"))
+    text = card((0.2, (0.1, 0.3)), config=config)
+
+    written = tmp_path / "config.yaml"
+    written.write_text(text.split("```yaml\n")[1].split("```")[0])
+    assert read_config(written) == config
 
     assert "- stopping: best of 7 epochs: 3, patience 5" in text
     assert "- seed: 0" in text

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from duet.networks.duet_network import SHARED, Served
 from duet.networks.export import generator_tensors
@@ -143,6 +144,36 @@ def test_different_pasts_give_different_parameters():
 
     assert not torch.allclose(first, second)
     assert network.residuals(embeddings, SHARED) is None
+
+
+@pytest.mark.parametrize("head", ["factors", "full"])
+def test_layer_maps_fold_away(head):
+    torch.manual_seed(0)
+    generator = PersonalizedParametersGenerator(
+        RAGGED, embedding_dim=4, rank=RANK, heads=("factors", "full"), layer_maps=True
+    )
+    for parameter in generator.parameters():
+        nn.init.normal_(parameter)
+    embeddings = torch.randn(6, 4)
+
+    weight, bias = generator.fold(head)
+
+    decoded = [
+        adapter(generator.layer_maps[segment.layer](embeddings))
+        for segment, adapter in zip(head_segments(RAGGED, head, RANK), generator.decoders[head], strict=True)
+    ]
+    torch.testing.assert_close(embeddings @ weight.T + bias, torch.cat(decoded, dim=1), rtol=1e-4, atol=1e-4)
+
+
+def test_layer_maps_change_nothing_at_the_start():
+    def folded(layer_maps: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        generator = PersonalizedParametersGenerator(
+            RAGGED, embedding_dim=4, rank=2, heads=("factors",), layer_maps=layer_maps
+        )
+        return torch.cat([values.reshape(-1) for values in generator.fold("factors")])
+
+    assert torch.equal(folded(True), folded(False))
 
 
 def test_one_decoder_needs_no_adapter():
