@@ -39,7 +39,10 @@ class Split(Protocol):
         """The protocol, in words."""
 
     def evaluated(self, part: Part) -> NDArray[np.int64]:
-        """Return the positions of the users who have a held-out item in ``part``."""
+        """Return the positions of the users who have a held-out item in ``part``, without the unseen ones."""
+
+    def asked(self, part: Part) -> NDArray[np.int64]:
+        """Return the positions of all users who have one."""
 
     def history(self, user: int, part: Part) -> NDArray[np.int32]:
         """Return what is known of a user when the item of ``part`` is to be predicted, oldest first."""
@@ -73,6 +76,10 @@ class LeaveOneOut:
     def evaluated(self, part: Part) -> NDArray[np.int64]:
         """Return the evaluated users, the same in both parts."""
         return self.users
+
+    def asked(self, part: Part) -> NDArray[np.int64]:
+        """Return all users who are long enough, the same in both parts."""
+        return np.union1d(self.users, self.unseen)
 
     def history(self, user: int, part: Part) -> NDArray[np.int32]:
         """Return what is known of a user when the item of ``part`` is to be predicted, oldest first."""
@@ -144,7 +151,11 @@ class GlobalTime:
 
     def evaluated(self, part: Part) -> NDArray[np.int64]:
         """Return the users with a held-out item in ``part``; the parts have different ones."""
-        return np.setdiff1d(np.flatnonzero(self.places[part] > 0), self.unseen)
+        return np.setdiff1d(self.asked(part), self.unseen)
+
+    def asked(self, part: Part) -> NDArray[np.int64]:
+        """Return the users with a held-out item in ``part``, unseen ones too."""
+        return np.flatnonzero(self.places[part] > 0)
 
     def history(self, user: int, part: Part) -> NDArray[np.int32]:
         """Return what is known of a user when the item of ``part`` is to be predicted, oldest first."""

@@ -61,7 +61,7 @@ class Generating(Protocol):
 def evaluate_run(
     folder: Path, interactions: Interactions, part: Part = "test", *, grid: str = "", name: str | None = None
 ) -> RunRecord:
-    """Rank the held-out item of every user with the best epoch of a run, under all conditions.
+    """Rank the held-out item of every user, unseen ones too, with the best epoch of a run, under all conditions.
 
     Args:
         folder: The run.
@@ -80,7 +80,7 @@ def evaluate_run(
     checkpoint.load_best(folder, network)
     network.eval()
     split, training = split_of(config, interactions), _training(folder)
-    users = split.evaluated(part)
+    users = split.asked(part)
     questions = ask(split, users, part, config.sample_length)
     served: tuple[Served, ...] = network.served  # type: ignore[assignment]
     tested, fine_tuning = None, None
@@ -92,7 +92,7 @@ def evaluate_run(
         # a device reads its sample the same way whatever parameters it holds, and that is most of the work
         states, own = newest_states(network, questions.samples), newest_embeddings(network, questions.samples)
         answers = _served(network, served, questions, states, own)
-        answers |= _personalisation(network, tested, split, part, questions, states, own)
+        answers |= _personalisation(network, tested, split, users, part, questions, states, own)
     else:
         conditions = dict.fromkeys((*ladder(served), SHARED))
         answers = {str(parameters): rank(network, questions, parameters) for parameters in conditions}
@@ -115,7 +115,7 @@ def evaluate_run(
         tested=None if tested is None else str(tested),
         candidates=questions.candidates_hash,
         negatives=pack(questions.negatives),
-        groups={"cold": pack_mask(_cold(interactions, users))},
+        groups=_groups(split, interactions, users),
         fine_tuning=fine_tuning,
         costs=measure_costs(network.meta, config, split, recipe_of(fine_tuning.chosen)) if fine_tuning else {},  # type: ignore[arg-type]
         answers={condition: Answer.of(ranks) for condition, ranks in answers.items()},
@@ -181,12 +181,13 @@ def _personalisation(
     network: nn.Module,
     served: Served,
     split: Split,
+    users: NDArray[np.int64],
     part: Part,
     questions: Questions,
     states: Tensor,
     own: Tensor,
 ) -> dict[str, Ranks]:
-    users, length = split.evaluated(part), questions.samples.shape[1]
+    length = questions.samples.shape[1]
     if len(users) < 2:
         raise DatasetTooSmall(what="evaluated users, to swap their parameters", count=len(users), needed=2)
     conditions = {
@@ -284,6 +285,13 @@ def _update_bytes(network: nn.Module, parameters: Served, dtype: Dtype) -> int:
         return update_bytes(network.generator.update_arrays(), dtype)  # type: ignore[operator]
     table: LayerTable = network.meta.table  # type: ignore[union-attr,assignment]
     return table.package_bytes(Representation(Form[str(parameters.head).upper()], dtype, parameters.rank))
+
+
+def _groups(split: Split, interactions: Interactions, users: NDArray[np.int64]) -> dict[str, str]:
+    groups = {"cold": pack_mask(_cold(interactions, users))}
+    if len(split.unseen):
+        groups["unseen"] = pack_mask(np.isin(users, split.unseen))
+    return groups
 
 
 def _cold(interactions: Interactions, users: NDArray[np.int64]) -> NDArray[np.bool_]:

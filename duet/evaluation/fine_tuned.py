@@ -88,7 +88,7 @@ def rank_fine_tuned(
 ) -> Ranks:
     """Rank the held-out item of every user on a device that has fine-tuned until then."""
     tuning = FineTuning(meta, config.optimisation, split.interactions.item_count)
-    lessons = lessons_of(split, split.evaluated(part), part, config.backbone.length)
+    lessons = lessons_of(split, split.asked(part), part, config.backbone.length)
     return ranks_while(tuning, lessons, recipe_of(how), questions, ())[how.steps]
 
 

@@ -37,7 +37,11 @@ READING = (
     "Mean ± standard deviation over seeds. Δ: difference paired by user and seed, with its 95 % bootstrap interval "
     "over users."
 )
-COLD_READING = "More differences to `static`; *cold*: the quarter of the users with the fewest interactions."
+GROUPS = {
+    "cold": "the quarter of the users with the fewest interactions",
+    "unseen": "users of whom nothing was trained on",
+}
+GROUP_READING = "More differences to `static`; " + "; ".join(f"*{name}*: {told}" for name, told in GROUPS.items()) + "."
 SIZE_READING = (
     "How many times the bytes of the device model a static one needs to rank as well: interpolated between the sizes "
     "that were run, linear in the logarithm of bytes, with the 95 % interval over users. What training again would "
@@ -49,7 +53,8 @@ CONVERGENCE_READING = (
 )
 SWAP_READING = (
     "With parameters of this user now (*own*), of some interactions ago (*stale*; the device's sample is the newest), "
-    "of the mean embedding, and of another user (*swapped*). Δ to own."
+    "of the mean embedding, and of another user (*swapped*). Δ to own; *step*: to the row above, below zero where "
+    "own > stale > mean > swapped holds."
 )
 
 
@@ -173,7 +178,7 @@ def _family(variants: Mapping[str, Variant], folder: Path, base: Path, subtitle:
     plots = draw(variants, folder, subtitle=subtitle) | draw_sizes(variants, folder, subtitle=subtitle)
     place = os.path.relpath(folder, base).replace(os.sep, "/")
     images = {name: f"![{text}]({place}/{name})" for name, text in plots.items()}
-    parts = [main_table(variants), images.pop("quality-by-bytes.svg", ""), COLD_READING, difference_table(variants)]
+    parts = [main_table(variants), images.pop("quality-by-bytes.svg", ""), GROUP_READING, difference_table(variants)]
     for reading, table in (
         (SIZE_READING, size_table(variants)),
         (CONVERGENCE_READING, convergence_table(variants)),
@@ -217,18 +222,20 @@ def _update_bytes(variant: Variant) -> str:
 
 
 def difference_table(variants: Mapping[str, Variant]) -> str:
-    """Return differences to the static model in other metrics, and for cold users."""
+    """Return differences to the static model in other metrics, and for groups of users."""
+    groups = [name for name in GROUPS if all(name in run.groups for each in variants.values() for run in each.records)]
     rows = [
         [
             variant.label,
             *(_difference(variant, static, metric) for metric in ("hr@10", "uauc", "sampled_ndcg@10")),
-            _difference(variant, static, "ndcg@10", group="cold"),
+            *(_difference(variant, static, "ndcg@10", group=group) for group in groups),
         ]
         for variant in _served(variants)
         for static in [baseline_of(variants, "static", variant)]
         if variant.model != "static"
     ]
-    return _table(["variant", "Δ HR@10", "Δ UAUC", "Δ 1+99 NDCG@10", "Δ NDCG@10, cold"], rows)
+    heads = (f"Δ NDCG@10, {group}" for group in groups)
+    return _table(["variant", "Δ HR@10", "Δ UAUC", "Δ 1+99 NDCG@10", *heads], rows)
 
 
 def size_table(variants: Mapping[str, Variant]) -> str:
@@ -265,7 +272,7 @@ def convergence_table(variants: Mapping[str, Variant]) -> str:
 
 
 def swap_table(variants: Mapping[str, Variant]) -> str:
-    """Return quality with own, stale, mean and swapped parameters, and the differences to own; empty without any."""
+    """Return quality with own, stale, mean and swapped parameters, with differences to own; empty without any."""
     rows = []
     for variant in variants.values():
         record = variant.records[0]
@@ -273,16 +280,19 @@ def swap_table(variants: Mapping[str, Variant]) -> str:
             continue
         own = variant.under(OWN)
         names = [name for name in record.answers if name.startswith("stale-") or name in ("mean", "swapped", "shared")]
-        for held in [own, *(variant.under(name) for name in sorted(names, key=_order))]:
+        chain = [own, *(variant.under(name) for name in sorted(names, key=_order))]
+        for above, held in zip([own, *chain], chain, strict=False):
             rows.append(
                 [
                     variant.name,
                     held.condition,
                     *(_mean(held, metric) for metric in ("ndcg@10", "uauc")),
                     *(_difference(held, own, metric) for metric in ("ndcg@10", "uauc")),
+                    "–" if held.condition == "shared" else _difference(held, above, "ndcg@10"),
                 ]
             )
-    return _table(["variant", "parameters", "NDCG@10", "UAUC", "Δ NDCG@10", "Δ UAUC"], rows) if rows else ""
+    head = ["variant", "parameters", "NDCG@10", "UAUC", "Δ NDCG@10", "Δ UAUC", "NDCG@10, step"]
+    return _table(head, rows) if rows else ""
 
 
 def _order(condition: str) -> tuple[int, int]:

@@ -46,7 +46,7 @@ def split(tiny_config, tiny_interactions):
 
 @pytest.fixture(scope="module")
 def questions(split, tiny_config):
-    return ask(split, split.users, "test", tiny_config.backbone.length)
+    return ask(split, split.asked("test"), "test", tiny_config.backbone.length)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_record_says_what_was_ranked_and_how_it_came_about(
 
     assert (record.grid, record.name, record.seed, record.part) == ("paper", "duet", 0, "test")
     assert record.config == tiny_config
-    assert record.dataset.evaluated == len(split.users) < record.dataset.users == tiny_interactions.user_count
+    assert record.dataset.evaluated == len(split.asked("test")) == record.dataset.users == tiny_interactions.user_count
     assert record.dataset.sha256 == tiny_interactions.fingerprint()
     assert record.candidates == questions.candidates_hash
     assert record.training.epochs == progress.epoch == len(history)
@@ -108,12 +108,12 @@ def test_own_embeddings_give_what_the_network_gives(network, questions, served):
 def test_only_the_parameters_are_another_moments_or_another_users(record, network, split, questions, condition):
     length, served = questions.samples.shape[1], SERVED[record.tested]
     mean = newest_embeddings(network, questions.samples).mean(dim=0, keepdim=True)
-    given = partners(len(split.users))
+    given = partners(len(split.asked("test")))
 
-    for user in range(0, len(split.users), 7):
+    for user in range(0, len(split.asked("test")), 7):
         source = given[user] if condition == "swapped" else user
         lag = int(condition.partition("-")[2]) if condition.startswith("stale") else 0
-        old = evaluation_samples(split, split.users[[source]], "test", length, lag=lag).astype(np.int64)
+        old = evaluation_samples(split, split.asked("test")[[source]], "test", length, lag=lag).astype(np.int64)
         embedding = mean if condition == "mean" else newest_embeddings(network, old)
         newest = questions.samples[[user]]
         with torch.inference_mode():
@@ -148,11 +148,19 @@ def test_sizes_say_what_lies_on_the_device_in_the_cloud_and_in_a_package(record,
 
 
 def test_the_cold_users_are_the_quarter_with_the_fewest_interactions(record, split, tiny_interactions):
-    lengths = np.diff(tiny_interactions.offsets)[split.users]
+    lengths = np.diff(tiny_interactions.offsets)[split.asked("test")]
     cold = record.group("cold")
 
-    assert cold.sum() == len(split.users) // 4
+    assert cold.sum() == len(split.asked("test")) // 4
     assert lengths[cold].max() <= lengths[~cold].min()
+
+
+def test_unseen_users_are_asked_too_and_marked(record, split):
+    users = split.asked("test")
+
+    assert record.dataset.evaluated == len(users) == len(split.evaluated("test")) + len(split.unseen)
+    np.testing.assert_array_equal(users[record.group("unseen")], split.unseen)
+    assert len(split.unseen)
 
 
 @pytest.mark.parametrize("model", ["static", "capacity-matched"])

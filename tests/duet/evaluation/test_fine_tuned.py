@@ -59,7 +59,7 @@ def test_every_combination_is_tried_and_the_best_on_validation_is_ranked(
     record, meta, config, split, tiny_interactions
 ):
     tried = record.fine_tuning.trials
-    questions = ask(split, split.users, "test", config.backbone.length)
+    questions = ask(split, split.asked("test"), "test", config.backbone.length)
 
     expected = rank_fine_tuned(meta, config, split, "test", questions, record.fine_tuning.chosen)
 
@@ -112,7 +112,7 @@ def test_a_damaged_choice_is_refused(meta, config, split, tmp_path):
 
 
 def test_fine_tuning_that_changes_nothing_is_the_static_model(meta, config, split, run, tiny_interactions, record):
-    questions = ask(split, split.users, "test", config.backbone.length)
+    questions = ask(split, split.asked("test"), "test", config.backbone.length)
     still = record.fine_tuning.chosen.model_copy(update={"learning_rate": 1e-12, "steps": 1})
     static = build_network(config, tiny_interactions.item_count).eval()
     checkpoint.load_best(run, static)

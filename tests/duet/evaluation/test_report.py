@@ -71,7 +71,10 @@ def test_the_swap_table_compares_with_own_parameters_from_best_to_worst(tmp_path
 
     *_, swaps = tables((tmp_path / "report.md").read_text(encoding="utf-8"))
     assert [row[1] for row in swaps[2:]] == ["own", "stale-1", "stale-5", "mean", "swapped", "shared"]
-    assert swaps[2][4:] == ["–", "–"]
+    assert swaps[2][4:] == ["–", "–", "–"]
+    assert [row[6] == "–" for row in swaps[2:]] == [True, False, False, False, False, True]
+    assert swaps[3][6] == swaps[3][4]
+    assert swaps[4][6] != swaps[4][4]
     assert all(row[5].startswith("-") for row in swaps[3:])
 
 
