@@ -104,6 +104,8 @@ def serving_environment(ingress: Ingress, platform: str = sys.platform) -> dict[
         # Ray's own 15 puts replicas behind everything else on the machine, and 0.1 s makes its controller 3 % of a core
         "RAY_worker_niceness": "0",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        # Ray tells of a healthy replica every 10 s, and its agent forgets a gauge after twice the report interval above
+        "RAY_SERVE_STATUS_GAUGE_REPORT_INTERVAL_S": "1",
     }
     if ingress == "direct":
         # Ray's own way into the replicas would bring a proxy with it

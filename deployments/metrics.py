@@ -6,10 +6,11 @@ versions, and words of this code.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from deployments.backlog import BUSY, LOAD, QUEUE, WAIT
 from deployments.telemetry import RequestRecord
 
 MS_BOUNDS = (
@@ -239,6 +240,39 @@ class Metrics:
         predicted_slack_ms = record.budget_ms - record.network_ms - record.predicted_ms
         self.slack_ms.observe(model, version, "predicted", value=predicted_slack_ms)
         self.slack_ms.observe(model, version, "measured", value=record.slack_ms)
+
+
+class StageMetrics:
+    """Every metric of one replica of a stage in split placement: what it tells the autoscaler, seen from outside."""
+
+    def __init__(self) -> None:
+        """Start without values."""
+        self._reported = {
+            WAIT: _gauge(
+                f"stage_{WAIT}",
+                "",
+                "How long a batch had to wait for the worker: 95th percentile of those since the last report.",
+            ),
+            LOAD: _gauge(
+                f"stage_{LOAD}",
+                "",
+                "Part of the time that the work would have taken in batches as large as they get.",
+                unit="1",
+            ),
+            BUSY: _gauge(f"stage_{BUSY}", "", "Part of the time in which the worker computed.", unit="1"),
+            QUEUE: _gauge(f"stage_{QUEUE}", "", "Batches that wait for the worker.", unit="batches"),
+        }
+
+    @property
+    def families(self) -> Sequence[Total]:
+        """Every metric, in the order in which it is documented."""
+        return list(self._reported.values())
+
+    def reported(self, report: Mapping[str, float]) -> Iterator[Sample]:
+        """Read the values of a report of ``Backlog``."""
+        for name, value in report.items():
+            self._reported[name].set(value=value)
+            yield from self._reported[name].samples()
 
 
 def _counter(name: str, labels: str, meaning: str, unit: str = "requests") -> Total:

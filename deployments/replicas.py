@@ -18,6 +18,8 @@ import numpy.typing as npt
 from deployments.garbage_collector import serve_from_here
 from deployments.loading import VersionLoader
 from deployments.logs import LogFormat, configure_logs
+from deployments.metrics import StageMetrics
+from deployments.metrics_export import RayGauges
 from deployments.orders import AnswerKind, Timed
 from deployments.pin_follower import PinFollower
 from deployments.priority import let_watchers_wait
@@ -66,6 +68,7 @@ class StageWorker:
         """
         configure_logs(log_format)
         self._stage = stage
+        self._metrics, self._gauges = StageMetrics(), RayGauges()
         self._worker, self._loader = Worker("stage"), VersionLoader(intra_op_threads=intra_op_threads)
         registry = Registry(Path(models))
         for name in registry.models() if model is None else [model]:
@@ -89,8 +92,10 @@ class StageWorker:
         await self._worker.check()
 
     def load(self) -> dict[str, float]:
-        """Tell how busy the worker was since the last time, and how long a batch had to wait."""
-        return self._worker.load()
+        """Tell how busy the worker was since the last time, and how long a batch had to wait; metrics say the same."""
+        report = self._worker.load()
+        self._gauges.publish(self._metrics.reported(report))
+        return report
 
     async def timed(self, size: int, remaining_ms: float, compute: Callable[[], Value]) -> tuple[Value, float, float]:
         """Compute a batch on the worker thread, unless nobody waits for it any more when its turn comes.

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ pytest_plugins = ["tests.tiny_version", "tests.digits_version", "tests.cloud_ver
 
 # looked for as a file: importing the package would import torch, which the tests of the device extra do without
 HAS_COMPILED = any(Path(__file__).parents[1].glob("kernels/_host_slabs*"))
-collect_ignore = [] if HAS_COMPILED else ["kernels/test_host_generation.py"]
+# what runs a program of others; structure, schemas and syntax are checked without it
+PROGRAMS = {"cluster/test_promtool.py": "promtool (Debian: prometheus)", "cluster/test_kustomize.py": "kubectl"}
+LEFT_OUT = {file: program for file, program in PROGRAMS.items() if shutil.which(program.split()[0]) is None}
+collect_ignore = [*([] if HAS_COMPILED else ["kernels/test_host_generation.py"]), *LEFT_OUT]
 
 GUARD_ELEMENTS = 64
 POISON_BYTE = 0x80
@@ -69,3 +73,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_report_header() -> str:
     """Say what this machine leaves out."""
     return "compiled kernels: " + ("built" if HAS_COMPILED else "not built for want of a C compiler, tests left out")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end what was not run, which no worker of pytest-xdist would."""
+    for file, program in LEFT_OUT.items():
+        terminalreporter.write_line(f"NOT RUN: tests/{file}, for want of {program}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from app.settings import AppSettings
 from app.tracing import KEPT_A_SECOND
-from deployments.metrics import Histogram, Metrics
+from deployments.metrics import Histogram, Metrics, StageMetrics
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "telemetry.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `ray_(duet_\w+)` \| (\w+) \| (\S+) \|(.*?)\| (.+) \|$", re.MULTILINE)
@@ -17,7 +17,7 @@ def test_the_table_says_what_the_code_says() -> None:
         for name, kind, unit, labels, meaning in ROW.findall(PAGE)
     ]
 
-    metrics = [family.metric for family in Metrics().families]
+    metrics = [family.metric for family in (*Metrics().families, *StageMetrics().families)]
     assert documented == [(each.name, each.kind, each.unit, each.labels, each.meaning) for each in metrics]
 
 

@@ -215,9 +215,8 @@ def test_prometheus_asks_ports_that_pods_have() -> None:
 
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
     assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} <= names
-    (relabelling,) = monitor["spec"]["podMetricsEndpoints"][0]["metricRelabelings"]
-    assert re.fullmatch(relabelling["regex"], "ray_duet_requests_total")[1] == "duet_requests_total"
-    assert re.fullmatch(relabelling["regex"], "ray_serve_deployment_replica_healthy") is None
+    # the queries have the names under which Ray exports
+    assert not any("metricRelabelings" in endpoint for endpoint in monitor["spec"]["podMetricsEndpoints"])
 
 
 def test_the_image_holds_every_package_that_is_installed() -> None:

@@ -1,6 +1,11 @@
 """The configuration in the RayService is serve_config.yaml with the differences that are stated here, and is valid."""
 
 import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +13,6 @@ import yaml
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
-from app.builder import build_app
-from app.settings import AppSettings
-from tests.app.test_builder import deployments_of
 from tests.cluster.manifests import ROOT, serve_config
 
 # Ray calls the one interval that it obeys deprecated
@@ -44,11 +46,15 @@ def settings_of(config: dict[str, Any]) -> dict[str, object]:
     (application,) = config["applications"]
     common = {name: value for name, value in config.items() if name != "applications"}
     own = {name: value for name, value in application.items() if name != "deployments"}
-    by_name = {
+    return flat(common | own | by_name(application))
+
+
+def by_name(application: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options of every deployment of an application."""
+    return {
         deployment["name"]: {name: value for name, value in deployment.items() if name != "name"}
         for deployment in application["deployments"]
     }
-    return flat(common | own | by_name)
 
 
 def test_it_is_serve_config_with_the_stated_differences() -> None:
@@ -98,13 +104,42 @@ def test_every_policy_can_be_made_and_its_budgets_add_up(config: dict[str, Any])
     assert sum(budgets_ms) < 50  # the server's share of a budget, with ten for the hops and the gateway
 
 
-def test_the_application_can_be_built_and_every_deployment_is_listed(config: dict[str, Any]) -> None:
+SERVED = """
+from app.builder import build_app
+from app.settings import AppSettings
+
+application = build_app(AppSettings.model_validate_json({args!r}))
+"""
+
+
+@pytest.mark.slow
+def test_serve_build_makes_the_deployments_that_are_listed_with_their_options(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
     (application,) = config["applications"]
     assert application["import_path"] == "app.builder:build_app"
+    # the command takes an application, and no builder with its arguments
+    (tmp_path / "served.py").write_text(SERVED.format(args=json.dumps(application["args"])), encoding="utf-8")
+    command = [str(Path(sys.executable).with_name("serve")), "build", "served:application"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
-    built = deployments_of(build_app(AppSettings.model_validate(application["args"])))
+    done = subprocess.run(
+        [*command, "--app-dir", str(tmp_path), "--output-path", str(tmp_path / "built.yaml")],
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
-    listed = {deployment["name"]: deployment for deployment in application["deployments"]}
-    assert listed.keys() == built.keys()
-    gpus = {name: deployment.ray_actor_options.get("num_gpus", 0) for name, deployment in built.items()}
-    assert gpus == {name: each["ray_actor_options"].get("num_gpus", 0) for name, each in listed.items()}
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = yaml.safe_load((tmp_path / "built.yaml").read_text(encoding="utf-8"))["applications"]
+    made, listed = (flat(by_name(each)) for each in (built, application))
+    assert by_name(built).keys() == by_name(application).keys()
+    changed = {path for path, value in listed.items() if path in made and made[path] != value}
+    assert changed <= (OVERRIDES.keys() if config == serve_config() else set())
+    assert made.get("ParameterGenerator.ray_actor_options.num_gpus", 0) == listed.get(
+        "ParameterGenerator.ray_actor_options.num_gpus", 0
+    )
+    # what else the code decides stays; nobody writes it a second time
+    kept = {path.partition(".")[2] for path in made.keys() - listed.keys() if made[path]}
+    assert kept == {"num_replicas", "health_check_period_s", "health_check_timeout_s"}

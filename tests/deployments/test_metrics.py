@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from deployments.metrics import MS_BOUNDS, Metrics
+from deployments.backlog import Backlog
+from deployments.metrics import MS_BOUNDS, Metrics, StageMetrics
 from deployments.telemetry import Origin, RequestRecord, StageTimes
 
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -108,6 +109,15 @@ def test_rungs_that_compute_nothing_have_no_stages_and_predict_nothing() -> None
     assert value(values, "requests_total", model="demo", version="v1", rung="shared") == 1
     assert value(values, "plans_total", model="demo", version="v1", plan="shared") == 1
     assert not {name for name, _ in values} & {"duet_stage_ms_sum", "duet_prediction_error_ms_sum"}
+
+
+def test_a_stage_exports_all_that_it_tells_the_autoscaler() -> None:
+    metrics, report = StageMetrics(), {**Backlog().report(), "queue_length": 3.0}
+
+    values = {sample.name: sample.value for sample in metrics.reported(report)}
+
+    assert values == {f"duet_stage_{name}": value for name, value in report.items()}
+    assert values.keys() == {family.metric.name for family in metrics.families}
 
 
 def test_what_a_client_calls_a_model_never_becomes_a_label() -> None:

@@ -1,5 +1,6 @@
 """Reads what a running server exports, as Prometheus would: over HTTP, from the addresses that the server names."""
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,16 @@ def scraped(url: str) -> Values:
                 key = (sample.name, frozenset(labels.items()))
                 values[key] = values.get(key, 0.0) + sample.value
     return values
+
+
+def names_until(url: str, wanted: frozenset[str]) -> frozenset[str]:
+    """Collect the names of series, of ours and of Ray's, until all that are wanted were there."""
+    deadline, pause, seen = time.monotonic() + PATIENCE_S, threading.Event(), set()
+    while not wanted <= seen and time.monotonic() < deadline:
+        for endpoint in httpx.get(f"{url}/metadata", timeout=30).json()["metrics"]:
+            seen |= set(re.findall(r"^(\w+)\{", httpx.get(endpoint, timeout=30).text, re.MULTILINE))
+        pause.wait(0.5)
+    return frozenset(seen)
 
 
 OURS = ("model", "version", "rung", "reason", "plan", "stage", "answer", "by", "le")

@@ -30,7 +30,9 @@ from duet.device.runtime import DeviceModel
 from duet.protocol.package import MEDIA_TYPE, ParameterPackage
 from duet.protocol.representation import Dtype
 from duet.registry import PublishedVersion, Registry
-from tests.integration.scraped import Values, scraped_until, value
+from tests.cluster.exported import AFTER_TROUBLE
+from tests.cluster.queries import asked
+from tests.integration.scraped import Values, names_until, scraped_until, value
 from tests.published_version import (
     ITEM_IDS,
     LENGTH,
@@ -345,6 +347,8 @@ def test_serve_run_starts_the_split_placement_of_serve_config(repository: Path, 
         of_embedding = client.post(URL, json=embedded(Registry(repository).open("tiny", "v1")))
         refusal = client.post(URL, json=BODY | {"sample": []})
         counts = scraped_until(str(client.base_url), lambda values: refusals(values) == 1)
+        wanted = asked() - AFTER_TROUBLE
+        assert names_until(str(client.base_url), wanted) >= wanted
 
     package = ParameterPackage.decode(answer.content, TABLE)
     assert answer.status_code == 200

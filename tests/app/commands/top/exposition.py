@@ -1,6 +1,8 @@
 """What Ray's agent would export for gateways that have answered some requests."""
 
-from deployments.metrics import Metrics
+from collections.abc import Iterable
+
+from deployments.metrics import Metrics, Sample
 from deployments.telemetry import Origin, RequestRecord, StageTimes
 
 RAY = 'Component="core_worker",NodeAddress="192.0.2.1",WorkerId="w",application="duet",otel_scope_name="ray"'
@@ -28,7 +30,11 @@ class Replica:
         self.metrics.read_s.set(value=read_s)
         lines = ["# HELP ray_tasks Other metrics of Ray", "# TYPE ray_tasks gauge", 'ray_tasks{State="x"} 3.0']
         lines.append(f'ray_serve_deployment_replica_healthy{{{RAY},deployment="Gateway",replica="{self.name}"}} 1.0')
-        for sample in self.metrics.samples():
-            own = "".join(f',{name}="{value}"' for name, value in sample.labels.items())
-            lines.append(f'ray_{sample.name}{{{RAY},deployment="Gateway",replica="{self.name}"{own}}} {sample.value}')
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, *exported(self.metrics.samples(), "Gateway", self.name)]) + "\n"
+
+
+def exported(samples: Iterable[Sample], deployment: str, replica: str) -> Iterable[str]:
+    """Spell what a replica publishes as Ray's agent does."""
+    for sample in samples:
+        own = "".join(f',{name}="{value}"' for name, value in sample.labels.items())
+        yield f'ray_{sample.name}{{{RAY},deployment="{deployment}",replica="{replica}"{own}}} {sample.value}'
