@@ -311,6 +311,9 @@ class Gateway:
         except TimeoutError as error:
             elapsed_ms = self._elapsed_ms(call) + plan.network_ms
             raise DeadlineExceeded(budget_ms=plan.budget_ms, elapsed_ms=elapsed_ms) from error
+        except asyncio.CancelledError:
+            order.is_wanted = False
+            raise
         except NonFiniteParameters as failure:
             call.brought.answer_for(failure)
             raise
