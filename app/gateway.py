@@ -296,6 +296,7 @@ class Gateway:
             tag=call.tag(plan),
             answer=call.answer_kind,
             deadline_s=deadline_s,
+            request_id=call.record.origin.request_id,
         )
         priority = _PRIORITIES[call.request.priority]
         call.record.planned(plan, now_s=self._clock())

@@ -27,6 +27,8 @@ class Order:
     answer: AnswerKind
     deadline_s: float = math.inf
     """When the answer is worthless, on the gateway's clock."""
+    request_id: str = ""
+    """For the logs of the stages."""
     is_wanted: bool = True
     """False from the moment that the device hangs up; nothing else of an order changes."""
 

@@ -18,6 +18,7 @@ from deployments.compute_estimate import ComputeEstimate
 from deployments.device_embeddings import ready_embeddings
 from deployments.handles import call_every_replica, is_outage, passed_on
 from deployments.loading import VersionLoader
+from deployments.logs import naming
 from deployments.orders import Answered, Order, Timed
 from deployments.pin_follower import PinFollower
 from deployments.remaining_time import RemainingMs
@@ -216,7 +217,8 @@ class SplitPipeline:
             try:
                 return await self._run(orders)
             except VersionNotReady as outage:
-                logger.warning("A stage does not answer, its other replicas are asked: %r", outage.__cause__)
+                with naming(_request_ids(orders)):
+                    logger.warning("A stage does not answer, its other replicas are asked: %r", outage.__cause__)
                 self._is_out = True
         try:
             # where no replica is left Serve waits for the next one, and so would whoever queues behind this batch
@@ -230,7 +232,7 @@ class SplitPipeline:
 
     async def _run(self, orders: Sequence[Order]) -> list[Outcome]:
         model, version, _ = orders[0].kind
-        batch = {"model": model, "version": version}
+        batch = {"model": model, "version": version, "request_ids": _request_ids(orders)}
         representations = [order.representation for order in orders]
         tags, answers = [order.tag for order in orders], [order.answer for order in orders]
         remaining_ms = self._remaining_ms(orders)
@@ -275,6 +277,10 @@ class SplitPipeline:
 
 async def _awaited(response: Any) -> None:
     await response
+
+
+def _request_ids(orders: Sequence[Order]) -> list[str]:
+    return [order.request_id for order in orders]
 
 
 def _outcomes(contents: Sequence[bytes | GenerationError | None], times: StageTimes) -> list[Outcome]:

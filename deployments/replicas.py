@@ -4,6 +4,7 @@
 a process that only passes these classes on loads none of them.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,14 +16,14 @@ import numpy.typing as npt
 
 from deployments.garbage_collector import serve_from_here
 from deployments.loading import VersionLoader
-from deployments.logs import LogFormat, configure_logs
+from deployments.logs import LogFormat, configure_logs, naming
 from deployments.orders import AnswerKind, Timed
 from deployments.pin_follower import PinFollower
 from deployments.priority import let_watchers_wait
 from deployments.remaining_time import Countdown, RemainingMs
 from deployments.telemetry import StageTimes, Stopwatch
 from deployments.worker import Worker
-from duet.protocol.errors import GenerationError
+from duet.protocol.errors import DuetError, GenerationError
 from duet.protocol.representation import Representation
 from duet.registry import Registry
 
@@ -31,6 +32,8 @@ Rows = TypeVar("Rows")
 
 REFRESH_S = 2.0
 """How often a replica looks at the pins unless it is told otherwise."""
+
+logger = logging.getLogger(__name__)
 
 
 class _Stage(Protocol):
@@ -92,12 +95,13 @@ class StageWorker:
         return self._worker.load()
 
     async def timed(
-        self, remaining_ms: RemainingMs, compute: Callable[..., Rows], **columns: Any
+        self, remaining_ms: RemainingMs, request_ids: Sequence[str], compute: Callable[..., Rows], **columns: Any
     ) -> tuple[Rows | None, float, RemainingMs]:
         """Compute on the worker thread those members of a batch whose time is not over when its turn comes.
 
         Args:
             remaining_ms: What each member has left.
+            request_ids: Of each member.
             compute: Makes one row of each member, from their rows of every column.
             columns: What it gets by name, a row a member.
 
@@ -106,7 +110,7 @@ class StageWorker:
             has nothing left may have been left out.
         """
         countdown = Countdown(remaining_ms)
-        computing = partial(_computed, countdown, compute, columns)
+        computing = partial(_computed, countdown, request_ids, compute, columns)
         rows, elapsed_ms = await self._worker.run(countdown.size, computing, begin=countdown.begin)
         return rows, elapsed_ms, countdown.remaining_ms
 
@@ -154,10 +158,11 @@ class EncoderReplica:
         model: str,
         version: str,
         remaining_ms: RemainingMs,
+        request_ids: Sequence[str] = (),
     ) -> Timed[npt.NDArray[np.float32]]:
         """Embed those members of a batch whose time is not over."""
         encode = partial(self._stage.encode, model=model, version=version)
-        embeddings, elapsed_ms, left_ms = await self._worker.timed(remaining_ms, encode, samples=samples)
+        embeddings, elapsed_ms, left_ms = await self._worker.timed(remaining_ms, request_ids, encode, samples=samples)
         return Timed(embeddings, StageTimes(encode_ms=elapsed_ms), left_ms)
 
 
@@ -198,11 +203,13 @@ class ParameterGeneratorReplica:
         *,
         model: str,
         version: str,
+        request_ids: Sequence[str] = (),
     ) -> Timed[list[bytes | None]]:
         """Generate the bodies of those members of a batch whose time is not over."""
         generate = partial(self._stage.generate, model=model, version=version)
         bodies, elapsed_ms, left_ms = await self._worker.timed(
             embeddings.remaining_ms,
+            request_ids,
             generate,
             embeddings=embeddings.value,
             representations=representations,
@@ -242,11 +249,13 @@ class ComposerReplica:
         answers: Sequence[AnswerKind],
         model: str,
         version: str,
+        request_ids: Sequence[str] = (),
     ) -> Timed[Sequence[bytes | GenerationError | None]]:
         """Finish the answers of those members of a batch whose time is not over; None for the others."""
         compose = partial(self._stage.compose, model=model, version=version)
         contents, elapsed_ms, left_ms = await self._worker.timed(
             bodies.remaining_ms,
+            request_ids,
             compose,
             bodies=bodies.value,
             representations=representations,
@@ -257,10 +266,17 @@ class ComposerReplica:
 
 
 def _computed(
-    countdown: Countdown, compute: Callable[..., Rows], columns: Mapping[str, Any]
+    countdown: Countdown, request_ids: Sequence[str], compute: Callable[..., Rows], columns: Mapping[str, Any]
 ) -> tuple[Rows | None, float]:
     if not countdown.size:
         return None, 0.0
-    with Stopwatch() as watch:
-        rows = compute(**{name: countdown.chosen(column) for name, column in columns.items()})
+    with naming(countdown.chosen(request_ids) if request_ids else ()), Stopwatch() as watch:
+        try:
+            rows = compute(**{name: countdown.chosen(column) for name, column in columns.items()})
+        except DuetError as error:
+            logger.warning("A batch of %d is refused: %s", countdown.size, error)
+            raise
+        except Exception:
+            logger.exception("A batch of %d met an error that it should not have met", countdown.size)
+            raise
     return countdown.spread(rows), watch.elapsed_ms
