@@ -296,6 +296,7 @@ class Gateway:
             tag=call.tag(plan),
             answer=call.answer_kind,
             deadline_s=deadline_s,
+            request_id=call.record.origin.request_id,
         )
         priority = _PRIORITIES[call.request.priority]
         call.record.planned(plan, now_s=self._clock())
@@ -311,6 +312,9 @@ class Gateway:
         except TimeoutError as error:
             elapsed_ms = self._elapsed_ms(call) + plan.network_ms
             raise DeadlineExceeded(budget_ms=plan.budget_ms, elapsed_ms=elapsed_ms) from error
+        except asyncio.CancelledError:
+            order.is_wanted = False
+            raise
         except NonFiniteParameters as failure:
             call.brought.answer_for(failure)
             raise

@@ -109,7 +109,8 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         """Start empty.
 
         Args:
-            run: Computes a batch: one result, or one failure, per item and in order.
+            run: Computes a batch: one result, or one failure, per item and in order; ``TimeoutError`` for an item that
+                it has left out because its time was over, of which no cost is learnt.
             run_now: Is asked first: the same, computed before it returns, or None if that would take too long.
             limits: Bounds of queue and batch.
             formed: Is told of every batch.
@@ -322,7 +323,8 @@ class DispatchWhenFreeBatcher(Generic[Item, Result]):
         try:
             results = await self._run(items)
             outcomes = list(zip(batch, results, strict=True))
-            self._learn(batch[0].key, len(batch), started_s)
+            if computed := sum(not isinstance(result, TimeoutError) for result in results):
+                self._learn(batch[0].key, computed, started_s)
         except Exception as error:
             outcomes = [(entry, error) for entry in batch]
         # before anybody who waits is told, so that who asks again finds the slot free

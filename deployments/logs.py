@@ -6,6 +6,8 @@ Python's last resort, which writes the bare message.
 
 import json
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
@@ -19,6 +21,11 @@ LogFormat: TypeAlias = Literal["text", "json"]
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that is being answered; stands in every line that is said meanwhile."""
 
+MOST_IDS = 5
+"""So many of a batch are named in a line."""
+
+_REQUEST_IDS: ContextVar[Sequence[str]] = ContextVar("request_ids", default=())
+
 _OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -31,13 +38,20 @@ class _TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
         line, request_id = super().formatMessage(record), REQUEST_ID.get()
-        return f"{line} [request {request_id}]" if request_id and request_id not in line else line
+        if request_id:
+            return line if request_id in line else f"{line} [request {request_id}]"
+        if not (request_ids := _batch_ids()):
+            return line
+        further = len(request_ids) - MOST_IDS
+        named = ", ".join(request_ids[:MOST_IDS]) + (f" and {further} more" if further > 0 else "")
+        return f"{line} [requests {named}]"
 
 
 class JsonFormatter(logging.Formatter):
     """Spells a line as one JSON object: time, level, logger, message, and what is known beside them.
 
-    Those are ``request_id`` while a request is answered, ``error`` with the traceback, and every ``extra``.
+    Those are ``request_id`` while a request is answered; ``request_ids``, the first of them, and ``requests``, how
+    many, while a batch is computed; ``error`` with the traceback, and every ``extra``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -50,6 +64,8 @@ class JsonFormatter(logging.Formatter):
         }
         if request_id := REQUEST_ID.get():
             document["request_id"] = request_id
+        elif request_ids := _batch_ids():
+            document |= {"request_ids": request_ids[:MOST_IDS], "requests": len(request_ids)}
         if record.exc_info:
             document["error"] = self.formatException(record.exc_info)
         extras = {name: value for name, value in vars(record).items() if name not in _OWN_ATTRIBUTES}
@@ -62,6 +78,20 @@ class _ProcessHandler(logging.StreamHandler):  # type: ignore[type-arg]
     def __init__(self) -> None:
         super().__init__()
         self.addFilter(lambda _: not logging.getLogger().handlers)
+
+
+@contextmanager
+def naming(request_ids: Sequence[str]) -> Iterator[None]:
+    """Name the first of these requests in every line that is said meanwhile: they are those of a batch.
+
+    Args:
+        request_ids: Of the whole batch; it is kept as it is, and read only when something is said.
+    """
+    token = _REQUEST_IDS.set(request_ids)
+    try:
+        yield
+    finally:
+        _REQUEST_IDS.reset(token)
 
 
 def configure_logs(log_format: LogFormat = "text") -> None:
@@ -80,6 +110,10 @@ def configure_logs(log_format: LogFormat = "text") -> None:
         for handler in logger.handlers:
             if isinstance(handler, _ProcessHandler):
                 handler.setFormatter(formatter)
+
+
+def _batch_ids() -> list[str]:
+    return [request_id for request_id in _REQUEST_IDS.get() if request_id]
 
 
 def _iso_time(record: logging.LogRecord) -> str:

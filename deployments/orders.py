@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
+from deployments.remaining_time import RemainingMs
 from deployments.telemetry import StageTimes
 from duet.protocol.representation import Representation
 
@@ -13,9 +14,9 @@ AnswerKind: TypeAlias = Literal["package", "onnx"]
 """What the bytes of an answer are: a parameter package, or a whole device model."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Order:
-    """What one request asks of the stages, decided before any work."""
+    """What one request asks of the stages, decided before any work. It stays in the gateway's process."""
 
     model: str
     version: str
@@ -26,6 +27,10 @@ class Order:
     answer: AnswerKind
     deadline_s: float = math.inf
     """When the answer is worthless, on the gateway's clock."""
+    request_id: str = ""
+    """For the logs of the stages."""
+    is_wanted: bool = True
+    """False from the moment that the device hangs up; nothing else of an order changes."""
 
     @property
     def kind(self) -> tuple[str, str, AnswerKind]:
@@ -43,11 +48,9 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Timed(Generic[Value]):
-    """What a stage hands to the next one, with the times so far and what is left of the longest time of the batch.
+    """What a stage hands to the next one, with the times so far and what is left of the time of each member."""
 
-    A time that is left means the same on every machine; a point on a clock does not.
-    """
-
-    value: Value
+    value: Value | None
+    """A row a member, of no meaning for those who are left out; None where nobody is left."""
     times: StageTimes
-    remaining_ms: float = math.inf
+    remaining_ms: RemainingMs

@@ -5,17 +5,23 @@ Knows nothing of HTTP and, of itself, of torch or ONNX: the stages are given.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from deployments.compute_estimate import ComputeEstimate
 from deployments.device_embeddings import ready_embeddings
 from deployments.handles import call_every_replica, is_outage, passed_on
 from deployments.loading import VersionLoader
+from deployments.logs import naming
 from deployments.orders import Answered, Order, Timed
 from deployments.pin_follower import PinFollower
+from deployments.remaining_time import RemainingMs
 from deployments.telemetry import StageTimes, Stopwatch
 from deployments.worker import Worker
 from duet.protocol.errors import DuetError, GenerationError, VersionNotReady
@@ -158,7 +164,13 @@ class ColocatedPipeline:
 
 
 class SplitPipeline:
-    """One deployment a stage. A batch crosses each hop once; what a stage makes goes straight to the next one."""
+    """One deployment a stage. A batch crosses each hop once; what a stage makes goes straight to the next one.
+
+    Members whose time is over are left out by the stage that is about to compute the batch, and told ``TimeoutError``.
+    Members whose device has hung up are left out by the stages that the batch has yet to go to, where it passes through
+    here on its way (``handles.passed_on``); the stage that has it, and where references are passed on every stage,
+    computes them as well. A batch that nobody waits for is cancelled as a whole.
+    """
 
     def __init__(
         self, encoder: Any, generator: Any, composer: Any, *, clock: Callable[[], float] = time.monotonic
@@ -205,7 +217,8 @@ class SplitPipeline:
             try:
                 return await self._run(orders)
             except VersionNotReady as outage:
-                logger.warning("A stage does not answer, its other replicas are asked: %r", outage.__cause__)
+                with naming(_request_ids(orders)):
+                    logger.warning("A stage does not answer, its other replicas are asked: %r", outage.__cause__)
                 self._is_out = True
         try:
             # where no replica is left Serve waits for the next one, and so would whoever queues behind this batch
@@ -219,23 +232,24 @@ class SplitPipeline:
 
     async def _run(self, orders: Sequence[Order]) -> list[Outcome]:
         model, version, _ = orders[0].kind
-        batch = {"model": model, "version": version}
+        batch = {"model": model, "version": version, "request_ids": _request_ids(orders)}
         representations = [order.representation for order in orders]
         tags, answers = [order.tag for order in orders], [order.answer for order in orders]
-        remaining_ms = (max(order.deadline_s for order in orders) - self._clock()) * 1000
+        remaining_ms = self._remaining_ms(orders)
         samples = [order.sample for order in orders]
         calls: list[Any] = []
         try:
             ready = ready_embeddings(samples)
             if ready is None:
                 calls.append(self._encoder.encode.remote(samples, **batch, remaining_ms=remaining_ms))
-                embeddings = await passed_on(calls[-1])
+                embeddings = self._looked_at(await passed_on(calls[-1]), orders)
             else:  # nothing to encode: a hop less
                 embeddings = Timed(ready, StageTimes(), remaining_ms)
             calls.append(self._generator.generate.remote(embeddings, representations, **batch))
+            bodies = self._looked_at(await passed_on(calls[-1]), orders)
             further = {"tags": tags, "answers": answers}
-            calls.append(self._composer.compose.remote(await passed_on(calls[-1]), representations, **further, **batch))
-            contents: Timed[list[bytes | GenerationError]] = await calls[-1]
+            calls.append(self._composer.compose.remote(bodies, representations, **further, **batch))
+            contents: Timed[Sequence[bytes | GenerationError | None]] = await calls[-1]
         except asyncio.CancelledError:
             # nobody waits for the batch any more; a stage that computes it already goes on to the end
             for call in calls:
@@ -243,7 +257,18 @@ class SplitPipeline:
             raise
         except Exception as error:
             raise _cause(error, model, version) from error
-        return _outcomes(contents.value, contents.times)
+        return _outcomes([None] * len(orders) if contents.value is None else contents.value, contents.times)
+
+    def _looked_at(self, passing: Any, orders: Sequence[Order]) -> Any:
+        """Count the way here, and leave out who has gone meanwhile, in a batch that passes by value."""
+        if not isinstance(passing, Timed):
+            return passing
+        # never more than a stage has told: who was left out has no row
+        return replace(passing, remaining_ms=np.minimum(passing.remaining_ms, self._remaining_ms(orders)))
+
+    def _remaining_ms(self, orders: Sequence[Order]) -> RemainingMs:
+        deadlines_s = [order.deadline_s if order.is_wanted else -math.inf for order in orders]
+        return (np.array(deadlines_s) - self._clock()) * 1000
 
     @property
     def _stages(self) -> tuple[Any, Any, Any]:
@@ -254,8 +279,16 @@ async def _awaited(response: Any) -> None:
     await response
 
 
-def _outcomes(contents: Sequence[bytes | GenerationError], times: StageTimes) -> list[Outcome]:
-    return [Answered(content, times) if isinstance(content, bytes) else content for content in contents]
+def _request_ids(orders: Sequence[Order]) -> list[str]:
+    return [order.request_id for order in orders]
+
+
+def _outcomes(contents: Sequence[bytes | GenerationError | None], times: StageTimes) -> list[Outcome]:
+    """Tell who was left out what a batcher tells those whose time is over."""
+    return [
+        Answered(content, times) if isinstance(content, bytes) else content or TimeoutError("expired")
+        for content in contents
+    ]
 
 
 def _cause(error: Exception, model: str, version: str) -> Exception:

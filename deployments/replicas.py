@@ -4,36 +4,38 @@
 a process that only passes these classes on loads none of them.
 """
 
-import math
-import time
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from deployments.garbage_collector import serve_from_here
 from deployments.loading import VersionLoader
-from deployments.logs import LogFormat, configure_logs
+from deployments.logs import LogFormat, configure_logs, naming
 from deployments.metrics import StageMetrics
 from deployments.metrics_export import RayGauges
 from deployments.orders import AnswerKind, Timed
 from deployments.pin_follower import PinFollower
 from deployments.priority import let_watchers_wait
+from deployments.remaining_time import Countdown, RemainingMs
 from deployments.telemetry import StageTimes, Stopwatch
 from deployments.worker import Worker
-from duet.protocol.errors import DeadlineExceeded, GenerationError
+from duet.protocol.errors import DuetError, GenerationError
 from duet.protocol.representation import Representation
 from duet.registry import Registry
 
-Value = TypeVar("Value")
+Rows = TypeVar("Rows")
 
 
 REFRESH_S = 2.0
 """How often a replica looks at the pins unless it is told otherwise."""
+
+logger = logging.getLogger(__name__)
 
 
 class _Stage(Protocol):
@@ -97,23 +99,25 @@ class StageWorker:
         self._gauges.publish(self._metrics.reported(report))
         return report
 
-    async def timed(self, size: int, remaining_ms: float, compute: Callable[[], Value]) -> tuple[Value, float, float]:
-        """Compute a batch on the worker thread, unless nobody waits for it any more when its turn comes.
+    async def timed(
+        self, remaining_ms: RemainingMs, request_ids: Sequence[str], compute: Callable[..., Rows], **columns: Any
+    ) -> tuple[Rows | None, float, RemainingMs]:
+        """Compute on the worker thread those members of a batch whose time is not over when its turn comes.
 
         Args:
-            size: Requests in the batch.
-            remaining_ms: What the most patient of them have left.
-            compute: What to do.
+            remaining_ms: What each member has left.
+            request_ids: Of each member.
+            compute: Makes one row of each member, from their rows of every column.
+            columns: What it gets by name, a row a member.
 
         Returns:
-            The value, the milliseconds it took on the thread, and the milliseconds that are left.
-
-        Raises:
-            DeadlineExceeded: If none were left.
+            A row a member, None if nobody is left; the milliseconds it took on the thread; and what each has left. Who
+            has nothing left may have been left out.
         """
-        arrived_s = time.perf_counter()
-        value, elapsed_ms = await self._worker.run(size, partial(_timed, compute, arrived_s, remaining_ms))
-        return value, elapsed_ms, remaining_ms - (time.perf_counter() - arrived_s) * 1000
+        countdown = Countdown(remaining_ms)
+        computing = partial(_computed, countdown, request_ids, compute, columns)
+        rows, elapsed_ms = await self._worker.run(countdown.size, computing, begin=countdown.begin)
+        return rows, elapsed_ms, countdown.remaining_ms
 
 
 class EncoderReplica:
@@ -153,11 +157,17 @@ class EncoderReplica:
         return self._worker.load()
 
     async def encode(
-        self, samples: Sequence[object], *, model: str, version: str, remaining_ms: float = math.inf
+        self,
+        samples: Sequence[object],
+        *,
+        model: str,
+        version: str,
+        remaining_ms: RemainingMs,
+        request_ids: Sequence[str] = (),
     ) -> Timed[npt.NDArray[np.float32]]:
-        """Embed a batch."""
-        encode = partial(self._stage.encode, samples, model=model, version=version)
-        embeddings, elapsed_ms, left_ms = await self._worker.timed(len(samples), remaining_ms, encode)
+        """Embed those members of a batch whose time is not over."""
+        encode = partial(self._stage.encode, model=model, version=version)
+        embeddings, elapsed_ms, left_ms = await self._worker.timed(remaining_ms, request_ids, encode, samples=samples)
         return Timed(embeddings, StageTimes(encode_ms=elapsed_ms), left_ms)
 
 
@@ -198,10 +208,17 @@ class ParameterGeneratorReplica:
         *,
         model: str,
         version: str,
+        request_ids: Sequence[str] = (),
     ) -> Timed[list[bytes | None]]:
-        """Generate the bodies of a batch."""
-        generate = partial(self._stage.generate, embeddings.value, representations, model=model, version=version)
-        bodies, elapsed_ms, left_ms = await self._worker.timed(len(representations), embeddings.remaining_ms, generate)
+        """Generate the bodies of those members of a batch whose time is not over."""
+        generate = partial(self._stage.generate, model=model, version=version)
+        bodies, elapsed_ms, left_ms = await self._worker.timed(
+            embeddings.remaining_ms,
+            request_ids,
+            generate,
+            embeddings=embeddings.value,
+            representations=representations,
+        )
         return Timed(bodies, replace(embeddings.times, generate_ms=elapsed_ms), left_ms)
 
 
@@ -237,18 +254,34 @@ class ComposerReplica:
         answers: Sequence[AnswerKind],
         model: str,
         version: str,
-    ) -> Timed[list[bytes | GenerationError]]:
-        """Finish the answers of a batch."""
-        which = {"model": model, "version": version}
-        compose = partial(self._stage.compose, bodies.value, representations, tags=tags, answers=answers, **which)
-        contents, elapsed_ms, left_ms = await self._worker.timed(len(representations), bodies.remaining_ms, compose)
+        request_ids: Sequence[str] = (),
+    ) -> Timed[Sequence[bytes | GenerationError | None]]:
+        """Finish the answers of those members of a batch whose time is not over; None for the others."""
+        compose = partial(self._stage.compose, model=model, version=version)
+        contents, elapsed_ms, left_ms = await self._worker.timed(
+            bodies.remaining_ms,
+            request_ids,
+            compose,
+            bodies=bodies.value,
+            representations=representations,
+            tags=tags,
+            answers=answers,
+        )
         return Timed(contents, replace(bodies.times, compose_ms=elapsed_ms), left_ms)
 
 
-def _timed(compute: Callable[[], Value], arrived_s: float, remaining_ms: float) -> tuple[Value, float]:
-    waited_ms = (time.perf_counter() - arrived_s) * 1000
-    if waited_ms >= remaining_ms:
-        raise DeadlineExceeded(budget_ms=max(remaining_ms, 0.0), elapsed_ms=waited_ms)
-    with Stopwatch() as watch:
-        value = compute()
-    return value, watch.elapsed_ms
+def _computed(
+    countdown: Countdown, request_ids: Sequence[str], compute: Callable[..., Rows], columns: Mapping[str, Any]
+) -> tuple[Rows | None, float]:
+    if not countdown.size:
+        return None, 0.0
+    with naming(countdown.chosen(request_ids) if request_ids else ()), Stopwatch() as watch:
+        try:
+            rows = compute(**{name: countdown.chosen(column) for name, column in columns.items()})
+        except DuetError as error:
+            logger.warning("A batch of %d is refused: %s", countdown.size, error)
+            raise
+        except Exception:
+            logger.exception("A batch of %d met an error that it should not have met", countdown.size)
+            raise
+    return countdown.spread(rows), watch.elapsed_ms

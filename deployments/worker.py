@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from deployments.backlog import Backlog, Ticket
@@ -21,14 +22,20 @@ class Worker:
         """
         self._thread, self._backlog = ThreadPoolExecutor(1, name), Backlog()
 
-    async def run(self, size: int, compute: Callable[[], Value]) -> Value:
+    async def run(self, size: int, compute: Callable[[], Value], *, begin: Callable[[], int] | None = None) -> Value:
         """Compute a batch of ``size``.
 
         Whoever is cancelled before its batch begins takes it out of the queue. What has begun cannot be stopped on a
         thread: it is waited for, so that nobody takes the worker for free meanwhile.
+
+        Args:
+            size: Requests in the batch.
+            compute: What to do.
+            begin: Is asked on the thread, when the batch's turn has come, how many of it are still to be computed; all
+                by default. Of a batch of nobody no cost is learnt.
         """
         ticket = self._backlog.arrive(size)
-        running = self._thread.submit(self._compute, ticket, compute)
+        running = self._thread.submit(self._compute, ticket, compute, begin)
         try:
             return await asyncio.wrap_future(running)
         except asyncio.CancelledError:
@@ -44,7 +51,7 @@ class Worker:
         """Compute a brief batch of ``size`` on the thread that calls, between two of ``run``."""
         ticket = self._backlog.arrive(size)
         try:
-            return self._compute(ticket, compute)
+            return self._compute(ticket, compute, None)
         finally:
             self._backlog.leave(ticket)
 
@@ -62,6 +69,10 @@ class Worker:
         """Tell how busy it was since the last time, and how long a batch had to wait; see ``Backlog.report``."""
         return self._backlog.report()
 
-    def _compute(self, ticket: Ticket, compute: Callable[[], Value]) -> Value:
+    def _compute(self, ticket: Ticket, compute: Callable[[], Value], begin: Callable[[], int] | None) -> Value:
+        if begin is not None:
+            ticket = replace(ticket, size=begin())
+            if not ticket.size:
+                return compute()
         with self._backlog.running(ticket):
             return compute()

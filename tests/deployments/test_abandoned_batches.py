@@ -216,3 +216,22 @@ def test_more_batches_run_at_once_as_soon_as_that_is_said_and_fewer_when_they_ha
 def test_no_batch_at_all_is_no_width() -> None:
     with pytest.raises(ValueError, match="at least one"):
         batcher(Worker()).widen(0)
+
+
+def test_those_whom_a_stage_has_left_out_teach_nothing_of_the_cost() -> None:
+    async def run(items: Sequence[object]) -> list[object]:
+        computed = [item for item in items if item != "late"]
+        await pass_seconds(0.01 * len(computed))
+        return [item if item != "late" else TimeoutError("expired") for item in items]
+
+    async def scenario() -> tuple[list[object], float, float]:
+        gathering = Gathering(run, limits=BatchLimits(), clock=now_s)
+        outcomes = await asyncio.gather(*await submitted(gathering, "a", "late", "late", "b"), return_exceptions=True)
+        before_ms = gathering.predicted_ms("model", coming=3)
+        await asyncio.gather(*await submitted(gathering, "late", "late"), return_exceptions=True)
+        return outcomes, before_ms, gathering.predicted_ms("model", coming=3)
+
+    outcomes, before_ms, after_ms = run_virtually(scenario())
+
+    assert [isinstance(outcome, TimeoutError) for outcome in outcomes] == [False, True, True, False]
+    assert before_ms == after_ms == pytest.approx(40)

@@ -83,6 +83,36 @@ def test_as_text_the_request_that_is_being_answered_is_named_once() -> None:
     assert itself.endswith("of r-1 itself")
 
 
+def test_while_a_batch_is_computed_a_line_names_the_first_of_its_requests() -> None:
+    said = (
+        "from deployments.logs import naming\n"
+        "configure_logs(); log = logging.getLogger('deployments')\n"
+        "with naming(['r-1', '', 'r-2']): log.warning('two')\n"
+        "with naming([f'r-{number}' for number in range(64)]): log.warning('many')\n"
+        "with naming(['']): log.warning('unknown')\n"
+        "log.warning('none')"
+    )
+
+    two, many, unknown, none = stderr_of(said)
+
+    assert two.endswith("two [requests r-1, r-2]")
+    assert many.endswith("many [requests r-0, r-1, r-2, r-3, r-4 and 59 more]")
+    assert unknown.endswith(": unknown")
+    assert none.endswith(": none")
+
+
+def test_as_json_they_are_a_list_beside_their_number() -> None:
+    said = (
+        "from deployments.logs import naming\nconfigure_logs('json')\n"
+        "with naming([f'r-{number}' for number in range(64)]): logging.getLogger('deployments').warning('many')"
+    )
+
+    (line,) = stderr_of(said)
+
+    document = json.loads(line)
+    assert (document["request_ids"], document["requests"]) == (["r-0", "r-1", "r-2", "r-3", "r-4"], 64)
+
+
 def test_the_format_can_be_set_later() -> None:
     (line,) = stderr_of("configure_logs(); configure_logs('json'); logging.getLogger('app').warning('x')")
 

@@ -270,7 +270,7 @@ class DyingComposer:
     ) -> Timed[list[bytes]]:
         if self.deaths:
             raise self.deaths.pop(0)
-        return Timed(tags, StageTimes())
+        return Timed(tags, StageTimes(), np.full(len(tags), np.inf))
 
 
 class QuietStage:

@@ -42,7 +42,8 @@ async def pass_seconds(seconds: float) -> None:
     """Let virtual time pass."""
     loop = asyncio.get_running_loop()
     done = loop.create_future()
-    timer = loop.call_later(seconds, done.set_result, None)
+    # who waits may be cancelled in the very turn in which the time is over
+    timer = loop.call_later(seconds, lambda: done.done() or done.set_result(None))
     try:
         await done
     finally:
