@@ -3,7 +3,7 @@
     python -m benchmarks serving.chaos [--folder FOLDER] [--only rollover replica_deaths scale_out]
 
 Every part is a benchmark of its own and a process of its own, because each starts a Ray with other flags; what a part
-is not told here it takes by default. About 20 minutes.
+is not told here it takes by default. About a quarter of an hour.
 """
 
 import argparse

@@ -12,6 +12,8 @@ import httpx
 from benchmarks.serving.bodies import bodies
 
 _SCRIPT = Path(__file__).with_name("request.lua")
+_PATIENCE_S = 30.0
+"""For a first answer: what has never run is slow once."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,6 @@ def packages(url: str, model: str, bodies: list[str]) -> list[bytes]:
     Raises:
         HTTPStatusError: If one is refused.
     """
-    with httpx.Client(base_url=url, headers={"Content-Type": "application/json"}) as client:
+    with httpx.Client(base_url=url, headers={"Content-Type": "application/json"}, timeout=_PATIENCE_S) as client:
         answers = [client.post(f"/v1/models/{model}/parameters", content=body) for body in bodies]
     return [answer.raise_for_status().content for answer in answers]

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import schemathesis
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import Status, events, from_schema
+from schemathesis.engine.run import PhaseName
 
 DESIGNED = ("503", "504")
 """The answers of 500 and above that the document promises: `version_not_ready` and `deadline_exceeded`."""
@@ -17,6 +19,7 @@ DESIGNED = ("503", "504")
 REPLY_S = 15.0
 """No answer takes longer: a body has 10 s to arrive, a budget is 10 s at most."""
 
+_METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _VERSION = re.compile("[0-9a-f]{32}")
 _MODEL_SHARE, _KNOWN_SHARE = 0.8, 0.7
 _REFUSED = ["4xx", *DESIGNED]
@@ -29,13 +32,15 @@ class ContractRun:
     """What came of it.
 
     Attributes:
-        statuses: Answers by operation and status.
-        slowest_s: The longest time to an answer, and to what.
+        statuses: Answers by operation and status; ``none`` where none came.
+        drawn: Requests by operation that were drawn at random; the others are the limits of schemas.
+        slowest_s: The longest time to an answer, by operation.
         failures: What did not hold, and how often; the first of each kind in full.
     """
 
     statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
-    slowest_s: tuple[float, str] = (0.0, "")
+    drawn: Counter[str] = field(default_factory=Counter)
+    slowest_s: dict[str, float] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     _told: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
@@ -47,6 +52,17 @@ class ContractRun:
     def fail(self, operation: str, check: str, title: str, told: str) -> None:
         """Count a failure with those of its kind."""
         self.failures[self._told.setdefault((operation, check, title), f"{operation}: {check}: {told}")] += 1
+
+
+def operations_of(url: str) -> dict[str, bool]:
+    """Name the operations of a server's document, and say whether each takes anything: a parameter, or a body."""
+    paths = httpx.get(f"{url}/openapi.json", timeout=REPLY_S).raise_for_status().json()["paths"]
+    return {
+        f"{method.upper()} {path}": bool(operation.get("parameters") or "requestBody" in operation)
+        for path, item in paths.items()
+        for method, operation in item.items()
+        if method in _METHODS
+    }
 
 
 def run_contract(
@@ -124,11 +140,14 @@ def _note(event: events.EngineEvent, outcome: ContractRun) -> None:
     if not isinstance(event, events.ScenarioFinished):
         return
     recorder = event.recorder
+    if event.phase == PhaseName.FUZZING:
+        outcome.drawn[recorder.label] += len(recorder.interactions)
     for interaction in recorder.interactions.values():
         response = interaction.response
         outcome.statuses[recorder.label, "none" if response is None else str(response.status_code)] += 1
         if response is not None:
-            outcome.slowest_s = max(outcome.slowest_s, (response.elapsed, recorder.label))
+            slowest_s = outcome.slowest_s.get(recorder.label, 0.0)
+            outcome.slowest_s[recorder.label] = max(slowest_s, response.elapsed)
     for checks in recorder.checks.values():
         for check in checks:
             if check.status == Status.FAILURE and check.failure_info is not None:

@@ -2,7 +2,8 @@
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from duet.evaluation.provenance import provenance
 
 LEAST_SUCCESS = 0.999
 """Of the requests that are to be answered, one retry included."""
+
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,14 @@ class Result:
     hardware: str
     commit: str
 
-    def claims(self) -> list[Claim]:
-        """Hold it against what was to be shown."""
+    def claims(self, *, kills: int) -> list[Claim]:
+        """Hold it against what was to be shown.
+
+        Args:
+            kills: How many there were to be.
+        """
         return [
-            at_least(f"{self.killed} killed", self.kills, 1, ".0f"),
+            at_least(f"{self.killed} killed", self.kills, max(1, kills), ".0f"),
             at_least("success with one retry", self.success, LEAST_SUCCESS, ".5f"),
             at_least("recoveries of these", self.recoveries, self.kills, ".0f"),
             at_most("requests that the generator could not send", self.not_sent, 0, ".0f"),
@@ -83,6 +90,16 @@ def loaded(load: OpenLoop) -> Iterator[None]:
         sending.join()
     if failures:
         raise RuntimeError("Expected the load generator to run to its end, got a failure.") from failures[0]
+
+
+def wait_until(is_true: Callable[[], bool], *, seconds: float) -> bool:
+    """Wait until something is true; return whether it became so in time."""
+    deadline_s = time.monotonic() + seconds
+    while time.monotonic() < deadline_s:
+        if is_true():
+            return True
+        time.sleep(_POLL_S)
+    return False
 
 
 def summarize(load: OpenLoop, killed: str, *, kills: int, recoveries_s: Sequence[float]) -> Result:

@@ -3,16 +3,18 @@
     python -m benchmarks serving.replica_deaths [--seconds 300] [--period-s 20] [--csv FILE]
 
 SIGKILL, as the kernel sends it when memory runs out: nothing is told to anybody. Gateways are killed like the stages
-behind them. A request that is lost is asked once more, as a device would; its success is the measure. The server is the
-product's own, HAProxy included; load generator and server share the machine.
+behind them. A kill waits for the recovery from the one before, and fewer than one a period fail the run. A request that
+is lost is asked once more, as a device would; its success is the measure. The server is the product's own, HAProxy
+included; load generator and server share the machine.
 """
 
 import argparse
+import math
 import os
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import cycle
@@ -26,7 +28,7 @@ from app.settings import AppSettings
 from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.bodies import NO_NETWORK, SMALLEST, bodies, encoded
-from benchmarks.serving.faults import Result, loaded, summarize
+from benchmarks.serving.faults import Result, loaded, summarize, wait_until
 from benchmarks.serving.open_loop import OpenLoop
 from benchmarks.serving.record import append
 from benchmarks.serving.verdict import conclude
@@ -38,7 +40,7 @@ STAGES = ("Gateway", "Encoder", "ParameterGenerator", "Composer")
 REPLICAS = 2
 
 _CPUS = 4  # fractions of the deployments, twice; Ray plans with them whether they exist or not
-_WARM_UP_S, _RECOVERY_S, _POLL_S = 5.0, 120.0, 0.1
+_WARM_UP_S, _RECOVERY_S = 5.0, 120.0
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -56,7 +58,12 @@ def main(arguments: Sequence[str]) -> None:
         append(options.csv, result)
     for name, value in asdict(result).items():
         print(f"{name:20} {value}")
-    conclude(result.claims())
+    conclude(result.claims(kills=planned_kills(options.seconds, options.period_s)))
+
+
+def planned_kills(seconds: float, period_s: float) -> int:
+    """Count the kills of a run: one at its start, and one after every period that is over before its end."""
+    return math.ceil(seconds / period_s)
 
 
 def _two_of_each(settings: AppSettings) -> "Application":
@@ -123,16 +130,6 @@ def _is_whole(url: str) -> bool:
         return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def wait_until(is_true: Callable[[], bool], *, seconds: float) -> bool:
-    """Wait until something is true; return whether it became so in time."""
-    deadline_s = time.monotonic() + seconds
-    while time.monotonic() < deadline_s:
-        if is_true():
-            return True
-        time.sleep(_POLL_S)
-    return False
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ import yaml
 from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.bodies import NO_NETWORK, SMALLEST, bodies, encoded
-from benchmarks.serving.faults import loaded, summarize
+from benchmarks.serving.faults import loaded, summarize, wait_until
 from benchmarks.serving.local_cluster import LocalCluster, local_cluster
 from benchmarks.serving.open_loop import OpenLoop
 from benchmarks.serving.record import append
@@ -30,7 +30,6 @@ _ROOT = Path(__file__).resolve().parents[2]
 _REPLICAS = dict.fromkeys(("Gateway", "Encoder", "ParameterGenerator", "Composer"), 2)
 _NODES, _CPUS = 2, 2
 _START_S = 180.0
-_POLL_S = 0.1
 
 
 def main(argv: Sequence[str]) -> None:
@@ -45,12 +44,12 @@ def main(argv: Sequence[str]) -> None:
             arguments.budget_ms,
             lambda _: arguments.rate,
         )
-        recoveries_s = _exchange_nodes(cluster, load, arguments.rounds, arguments.calm_s)
-    result = summarize(load, "nodes", kills=arguments.rounds, recoveries_s=recoveries_s)
+        kills, recoveries_s = _exchange_nodes(cluster, load, arguments.rounds, arguments.calm_s)
+    result = summarize(load, "nodes", kills=kills, recoveries_s=recoveries_s)
     append(arguments.csv, result)
     for name, value in asdict(result).items():
         print(f"{name:20} {value}")
-    conclude(result.claims())
+    conclude(result.claims(kills=arguments.rounds))
 
 
 def serve_config(models: Path, model: str) -> dict[str, Any]:
@@ -65,22 +64,23 @@ def serve_config(models: Path, model: str) -> dict[str, Any]:
     return config
 
 
-def _exchange_nodes(cluster: LocalCluster, load: OpenLoop, rounds: int, calm_s: float) -> list[float]:
-    """Add and kill nodes under load; list how long each recovery took, in seconds."""
-    recoveries_s: list[float] = []
+def _exchange_nodes(cluster: LocalCluster, load: OpenLoop, rounds: int, calm_s: float) -> tuple[int, list[float]]:
+    """Add and kill nodes under load; count those whose replicas went with them, and list the recoveries, in seconds."""
+    kills, recoveries_s = 0, list[float]()
     with loaded(load):
         for _ in range(rounds):
             time.sleep(calm_s)
             cluster.add_node(_CPUS)
             killed_s = time.monotonic()
             cluster.kill_node()
-            while cluster.running() == _REPLICAS and time.monotonic() - killed_s < _START_S:
-                time.sleep(_POLL_S)
+            if not wait_until(lambda: cluster.running() != _REPLICAS, seconds=_START_S):
+                continue  # nothing was lost with it, so there is nothing to recover from
+            kills += 1
             with suppress(TimeoutError):  # what has not recovered is not in the list
                 cluster.wait_for(_REPLICAS, seconds=_START_S)
                 recoveries_s.append(time.monotonic() - killed_s)
         time.sleep(calm_s)
-    return recoveries_s
+    return kills, recoveries_s
 
 
 def _parser() -> argparse.ArgumentParser:

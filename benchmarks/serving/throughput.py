@@ -1,17 +1,22 @@
 """Throughput and latency of either placement in closed loop, beside what the same job costs when built otherwise.
 
     python -m benchmarks serving.throughput colocated [--csv FILE]
+    python -m benchmarks serving.throughput split [--csv FILE]
 
 colocated: ours; the same behind Ray Serve's HAProxy; the same without the compiled kernels; one plain FastAPI and
 uvicorn process that runs the same stages without batches; an endpoint that does nothing on either ingress.
-split: ours; the same behind HAProxy; a hop for each request and ``@serve.batch`` in every stage, at several waits.
+split: ours; the same behind HAProxy; the naive composition, a hop for each request and ``@serve.batch`` in every stage,
+at waits of 0, 1 and 10 ms and of one execution time: what the slowest stage takes for a batch of as many devices as
+there are connections at most, measured alone on the server's cores before the first round.
 
 In every round each server is started afresh on the cores of ``--server-cores``, gives the same packages as ours, is
 warmed up, and is put under load from ``--load-cores``. Printed are medians over the rounds, and of the ratios to ours,
-each corrected for the speed that the cores had during either run (``core_speed.py``).
+each corrected for the speed that the cores had during either run (``core_speed.py``), and the claims on these ratios;
+the naive composition counts at the wait that suits it best. Exits with 1 if a claim does not hold, or was not measured.
 """
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
@@ -26,9 +31,11 @@ from rich.table import Table
 from benchmarks.command_line import parser_of
 from benchmarks.serving import versions
 from benchmarks.serving.closed_loop import load, packages, write_bodies
+from benchmarks.serving.contenders.batch_times import MOST_DEVICES, slowest_ms
 from benchmarks.serving.core_speed import CoreSpeed
 from benchmarks.serving.pinned import application, cores_of, ours, pinned
 from benchmarks.serving.record import append
+from benchmarks.serving.verdict import Claim, at_least, at_most, conclude
 from duet.evaluation.provenance import provenance
 
 OURS = "ours"
@@ -41,7 +48,14 @@ VARIABLES = {REFERENCE: {"DUET_KERNELS": "reference"}}
 """What the environment of some contenders has besides."""
 
 WAITS_MS = (0, 1, 10)
-"""Of ``@serve.batch`` in the naive composition."""
+"""Of ``@serve.batch`` in the naive composition, besides one execution time."""
+
+NAIVE = "a hop a request"
+"""How the names of the naive composition begin; its wait follows."""
+
+LEAST_OF_PLAIN, MOST_OF_NOOP, LEAST_OF_NAIVE, MOST_OF_NAIVE_ALONE = 1.3, 3.0, 4.0, 1.0
+"""Targets: throughput of the plain process's at 16 and 64 connections, and p50 of the no-op's at one; throughput of the
+naive composition's at 64, and p50 of its p50 at one."""
 
 _NOOP = "benchmarks.serving.contenders.applications:build_noop"
 _NAIVE = "benchmarks.serving.contenders.naive:build_naive"
@@ -52,6 +66,7 @@ _WARM_UP_S = 3.0
 _ROUNDED_SHARE = 0.05
 
 Command = Callable[[Path, str], list[str]]
+_Ratio = tuple[float, str]
 
 
 @dataclass(frozen=True)
@@ -84,8 +99,14 @@ class Row:
         return self.p50_ms / self.pace_us
 
 
-def contenders(placement: str) -> dict[str, Command]:
-    """Return how every contender of a placement is started, ours first."""
+def contenders(placement: str, *, devices: int = 0, execution_ms: float = 0.0) -> dict[str, Command]:
+    """Return how every contender of a placement is started, ours first.
+
+    Args:
+        placement: ``colocated`` or ``split``.
+        devices: In the batch whose execution time is a wait of the naive composition; none without them.
+        execution_ms: That time.
+    """
     if placement == "colocated":
         return {
             OURS: lambda models, model: ours(models, model),
@@ -95,11 +116,13 @@ def contenders(placement: str) -> dict[str, Command]:
             NOOP: _noop("direct"),
             NOOP_HAPROXY: _noop("haproxy"),
         }
-    naive = {f"a hop a request, wait {wait_ms} ms": naive(wait_ms) for wait_ms in WAITS_MS}
+    waits = {f"{NAIVE}, wait {wait_ms} ms": naive(wait_ms) for wait_ms in WAITS_MS}
+    if devices:
+        waits[f"{NAIVE}, wait {execution_ms:.1f} ms, as a batch of {devices} takes"] = naive(execution_ms)
     return {
         OURS: lambda models, model: ours(models, model, "--placement", "split"),
         HAPROXY: lambda models, model: ours(models, model, "--placement", "split", "--ingress", "haproxy"),
-        **naive,
+        **waits,
     }
 
 
@@ -120,13 +143,11 @@ def naive(wait_ms: float) -> Command:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, print the tables, and append to a CSV file if asked to."""
+    """Measure, print the table, append to a CSV file if asked to; exit with 1 if the claims do not hold."""
     options = _parser().parse_args(arguments)
     options.models, options.model = versions.chosen(options)
     console = Console()
-    started = {name: command(options.models, options.model) for name, command in contenders(options.placement).items()}
-    if options.only:
-        started = {name: command for name, command in started.items() if name in {OURS, *options.only}}
+    started = {name: command(options.models, options.model) for name, command in _chosen(options).items()}
     rows: list[Row] = []
     try:
         for row in _measured(options, started, console):
@@ -138,6 +159,54 @@ def main(arguments: Sequence[str]) -> None:
     if not rows:
         sys.exit(1)
     console.print(_table(rows))
+    conclude(claims(rows))
+
+
+def claims(rows: Sequence[Row]) -> list[Claim]:
+    """Hold what was found against what was to be shown; what was not measured does not hold."""
+    if rows[0].placement == "colocated":
+        found = [_throughput(rows, [PLAIN], connections, LEAST_OF_PLAIN) for connections in (16, 64)]
+        found.append(_latency(rows, [NOOP], MOST_OF_NOOP))
+    else:
+        waits = sorted({row.contender for row in rows if row.contender.startswith(NAIVE)})
+        if len(waits) <= len(WAITS_MS):
+            waits = [NAIVE]  # the best of some is not the best
+        found = [_throughput(rows, waits, 64, LEAST_OF_NAIVE), _latency(rows, waits, MOST_OF_NAIVE_ALONE)]
+    failed = sum(row.failed for row in rows if row.contender == OURS)
+    return [*found, at_most(f"failed requests of {OURS}", failed, 0, ".0f")]
+
+
+def _throughput(rows: Sequence[Row], others: Sequence[str], connections: int, least: float) -> Claim:
+    """Claim that ours answers so many times the requests of the best of some others."""
+    ratio, name = _hardest([(_ratio(rows, name, connections, "work_s"), name) for name in others], min)
+    return at_least(f"requests/s at {connections} connections, times those of {name}", ratio, least, ".2f")
+
+
+def _latency(rows: Sequence[Row], others: Sequence[str], most: float) -> Claim:
+    """Claim that the median latency of ours is at most so many times that of the best of some others."""
+    ratio, name = _hardest([(_ratio(rows, name, 1, "work_p50"), name) for name in others], max)
+    return at_most(f"p50 at 1 connection, times that of {name}", ratio, most)
+
+
+def _hardest(ratios: list[_Ratio], of: Callable[[list[_Ratio]], _Ratio]) -> _Ratio:
+    """Choose one, or the first that was not measured."""
+    return next((pair for pair in ratios if math.isnan(pair[0])), None) or of(ratios)
+
+
+def _ratio(rows: Sequence[Row], name: str, connections: int, field: str) -> float:
+    """Divide ours by another in every round that has both; return the median, NaN without any."""
+    pairs = _pairs(rows, name, connections)
+    ratios = [getattr(mine, field) / getattr(other, field) for mine, other in pairs]
+    return statistics.median(ratios) if ratios else math.nan
+
+
+def _pairs(rows: Sequence[Row], name: str, connections: int) -> list[tuple[Row, Row]]:
+    """Ours and another, round by round."""
+    mine, its = (
+        {row.round: row for row in rows if (row.contender, row.connections) == (which, connections)}
+        for which in (OURS, name)
+    )
+    return [(mine[number], its[number]) for number in its if number in mine]
 
 
 def _measured(options: argparse.Namespace, started: dict[str, list[str]], console: Console) -> Iterator[Row]:
@@ -181,6 +250,16 @@ def _are_alike(answers: Sequence[bytes], expected: Sequence[bytes], *, of: str) 
     return sum(one != other for one, other in pairs) < _ROUNDED_SHARE * len(pairs)
 
 
+def _chosen(options: argparse.Namespace) -> dict[str, Command]:
+    """Return the contenders that were asked for; in split placement an execution time is measured for one of them."""
+    devices, execution_ms = min(max(options.connections), MOST_DEVICES), 0.0
+    if options.placement == "split":
+        execution_ms = slowest_ms(options.models, options.model, devices=devices, cores=options.server_cores)
+    known = contenders(options.placement, devices=devices, execution_ms=execution_ms)
+    wanted = tuple(options.only) or ("",)
+    return {name: command for name, command in known.items() if name == OURS or name.startswith(wanted)}
+
+
 def _table(rows: Sequence[Row]) -> Table:
     table = Table(title=f"{rows[0].placement}, medians of {len({row.round for row in rows})} rounds")
     measures = (each for name in ("requests/s", "p50 ms", "p99 ms") for each in (name, "ours / it"))
@@ -188,25 +267,22 @@ def _table(rows: Sequence[Row]) -> Table:
         table.add_column(heading, justify="left" if heading == "contender" else "right")
     for connections in dict.fromkeys(row.connections for row in rows):
         for name in dict.fromkeys(row.contender for row in rows):
-            its = {row.round: row for row in rows if (row.contender, row.connections) == (name, connections)}
-            base = {row.round: row for row in rows if (row.contender, row.connections) == (OURS, connections)}
-            both = [(base[number], its[number]) for number in its if number in base]
-            if not both:
+            its = [row for _, row in _pairs(rows, name, connections)]
+            if not its:
                 continue
             requests_s, p50_ms, p99_ms = (
-                statistics.median(getattr(row, field) for row in its.values())
-                for field in ("requests_s", "p50_ms", "p99_ms")
+                statistics.median(getattr(row, field) for row in its) for field in ("requests_s", "p50_ms", "p99_ms")
             )
             table.add_row(
                 str(connections),
                 name,
                 f"{requests_s:,.0f}",
-                f"{statistics.median(mine.work_s / other.work_s for mine, other in both):.2f}",
+                f"{_ratio(rows, name, connections, 'work_s'):.2f}",
                 f"{p50_ms:.2f}",
-                f"{statistics.median(mine.work_p50 / other.work_p50 for mine, other in both):.2f}",
+                f"{_ratio(rows, name, connections, 'work_p50'):.2f}",
                 f"{p99_ms:.2f}",
-                f"{statistics.median(mine.p99_ms / other.p99_ms for mine, other in both):.2f}",
-                str(sum(row.failed for row in its.values())),
+                f"{_ratio(rows, name, connections, 'p99_ms'):.2f}",
+                str(sum(row.failed for row in its)),
             )
     return table
 
@@ -220,6 +296,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=6.0, help="of load at each number of connections; default: 6")
     parser.add_argument("--server-cores", default="0", help="as taskset -c reads them; default: 0")
     parser.add_argument("--load-cores", default="1", help="default: 1")
-    parser.add_argument("--only", nargs="+", default=[], help="contenders beside ours; all by default")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="contenders beside ours, by how their names begin; all by default"
+    )
     parser.add_argument("--csv", type=Path, help="append the runs to this file")
     return parser

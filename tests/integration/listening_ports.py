@@ -1,9 +1,18 @@
-"""The ports that a server really listens on, and those that docs/security.md says it does."""
+"""The ports that a server really listens on, by ``ss -ltn``, and those that docs/security.md says it does.
+
+psutil knows which processes are the server's and what they are called. Where there is no ``ss`` it names the sockets as
+well: both read the kernel's own table (``/proc/net/tcp``, ``tcp6``, or the same by netlink) and the descriptors of the
+processes.
+"""
 
 import re
+import shutil
+import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +23,10 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "security.md"
 LOOPBACK, ALL = "loopback", "all"
 _HEADER = "| process | when | interface | port | what for | who gets in |"
 _WORKER = re.compile(r"ray::(?:ServeReplica:duet:)?(\w+)")
+_OWNER = re.compile(r",pid=(\d+),fd=\d+\)")
+
+Socket = tuple[int, str, int]
+"""Process, address and port."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +77,41 @@ def documented(*, placement: str, ingress: str) -> list[DocumentedPort]:
 
 def listening(pid: int) -> list[Listener]:
     """Every TCP socket that a process and those below it listen on."""
-    found = []
     root = psutil.Process(pid)
+    names = {}
     for process in [root, *root.children(recursive=True)]:
         try:
-            name = "duet serve" if process == root else _name(process)
-            connections = process.net_connections("tcp")
+            names[process.pid] = "duet serve" if process == root else _name(process)
         except psutil.NoSuchProcess:
-            assert process != root, "the server has ended"
-            continue  # it listened to nothing that is left
-        found += [
-            Listener(name, _interface(connection.laddr.ip), connection.laddr.port)
-            for connection in connections
-            if connection.status == psutil.CONN_LISTEN
-        ]
-    return found
+            assert process != root, "the server has ended"  # another listened to nothing that is left
+    read = READERS.get("ss", READERS["psutil"])
+    return [Listener(names[owner], _interface(address), port) for owner, address, port in read(names)]
+
+
+def _by_ss(pids: Collection[int]) -> Iterator[Socket]:
+    """Read the lines of ``ss -ltn``, with the processes that each socket belongs to."""
+    command = ["ss", "--listening", "--tcp", "--numeric", "--processes", "--no-header"]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for line in table.splitlines():
+        address, _, port = line.split()[3].rpartition(":")
+        for owner in sorted({int(owner) for owner in _OWNER.findall(line)} & set(pids)):
+            yield owner, "::" if address == "*" else address.strip("[]").partition("%")[0], int(port)
+
+
+def _by_psutil(pids: Collection[int]) -> Iterator[Socket]:
+    """Ask every process for its sockets; one that has ended has none."""
+    for owner in pids:
+        with suppress(psutil.NoSuchProcess):
+            for connection in psutil.Process(owner).net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    yield owner, connection.laddr.ip, connection.laddr.port
+
+
+READERS: dict[str, Callable[[Collection[int]], Iterator[Socket]]] = {
+    "psutil": _by_psutil,
+    **({"ss": _by_ss} if shutil.which("ss") else {}),
+}
+"""Ways to list the listening sockets of some processes that this machine has."""
 
 
 def differences(

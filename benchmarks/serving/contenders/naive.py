@@ -12,13 +12,12 @@ from ray import serve
 from ray.serve import Application
 
 from app.settings import AppSettings
+from benchmarks.serving.contenders.batch_times import MOST_DEVICES
 from benchmarks.serving.contenders.job import ANSWER, Job
 from deployments.composer import Composer
 from deployments.encoder import Encoder
 from deployments.parameter_generator import ParameterGenerator
 from duet.protocol.package import MEDIA_TYPE
-
-_MOST = 64
 
 
 class NaiveSettings(AppSettings):
@@ -32,7 +31,7 @@ def build_naive(args: NaiveSettings) -> Application:
     models, model = args.models, args.model
     assert model is not None
     options: dict[str, Any] = {"max_ongoing_requests": 512, "ray_actor_options": {"num_cpus": 0.25}}
-    batched = serve.batch(max_batch_size=_MOST, batch_wait_timeout_s=args.wait_s)
+    batched = serve.batch(max_batch_size=MOST_DEVICES, batch_wait_timeout_s=args.wait_s)
     job = Job.of(models, model)
     which = {"model": job.model, "version": job.version}
 
