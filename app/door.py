@@ -6,11 +6,12 @@ in meets all rungs of the ladder.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TypeAlias
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.boundary import IS_DIRECT, brought_request_id, new_request_id, told_request_id
 from app.problems import problem_response
@@ -23,6 +24,8 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 _URGENT, _PATIENT = 2, 4
 _RETRY_AFTER_S = 1.0
+# of bodies that arrive slowly, all together
+_ARRIVING_BYTES = 64 * 2**20
 
 
 class Door:
@@ -36,6 +39,7 @@ class Door:
             on_refusal: Is told of those that are sent away.
         """
         self.room, self._on_refusal = room, on_refusal
+        self._arriving_bytes = 0
         self._error = Overloaded(retry_after_s=_RETRY_AFTER_S)
         response = problem_response(self._error, "")
         document = json.loads(bytes(response.body))
@@ -49,6 +53,41 @@ class Door:
     def is_shut_to(self, headers: Headers) -> bool:
         """Whether there is no room for a request with these headers."""
         return not self.room.has_room(priority_of(headers))
+
+    @contextmanager
+    def arriving(self, receive: Receive, headers: Headers, enter: Callable[[], None]) -> Iterator[Receive]:
+        """Have a request take its place when its body has been read, and not while that trickles in.
+
+        Args:
+            receive: Brings the body.
+            headers: Of the request, which was not turned away because of them.
+            enter: Takes the place.
+
+        Yields:
+            The same; it raises ``Overloaded`` if there is no room when the last of the body has come, or if others that
+            arrive hold too much already.
+        """
+        held_bytes = 0
+
+        async def read() -> Message:
+            nonlocal held_bytes
+            message = await receive()
+            if message["type"] != "http.request":
+                return message
+            if self._arriving_bytes - held_bytes > _ARRIVING_BYTES:
+                raise Overloaded(retry_after_s=_RETRY_AFTER_S)
+            held_bytes += len(message.get("body", b""))
+            self._arriving_bytes += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                if not self.room.has_room(priority_of(headers), is_new=False):
+                    raise Overloaded(retry_after_s=_RETRY_AFTER_S)
+                enter()
+            return message
+
+        try:
+            yield read
+        finally:
+            self._arriving_bytes -= held_bytes
 
     def refusal(self, headers: Headers) -> bytes:
         """Make the answer to a request that is not let in, whole, as it goes over a connection of ours."""
@@ -90,11 +129,19 @@ class Doorway:
         if self._door.is_shut_to(scope["headers"]):
             await self._door.refuse(scope, send)
             return
-        self._door.room.enter()
+        room, is_inside = self._door.room, False
+
+        def enter() -> None:
+            nonlocal is_inside
+            is_inside = True
+            room.enter()
+
         try:
-            await self._app(scope, receive, send)
+            with self._door.arriving(receive, scope["headers"], enter) as read:
+                await self._app(scope, read, send)
         finally:
-            self._door.room.leave()
+            if is_inside:
+                room.leave()
 
 
 def priority_of(headers: Headers) -> Priority:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.boundary import ARRIVED_S, HAS_WHOLE_BODY, HEADER_LIMIT_BYTES, HEADER_LIMIT_COUNT, IS_DIRECT, new_request_id
 from app.door import Door
@@ -140,7 +140,9 @@ class _Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(*arguments, **options)
         self._on_refusal, self._wait, self._door = on_refusal, wait, door
-        self._is_inside = self._is_turned_away = False
+        self._is_turned_away = False
+        self._inside: RequestResponseCycle | None = None
+        self._outside: RequestResponseCycle | None = None
         self._application, self.app = self.app, self._answer
         self._answering: asyncio.Task[None] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -155,8 +157,13 @@ class _Connection(HttpToolsProtocol):
         # of pipelined requests the last one is looked at, whichever this is
         if self.cycle is not None and self.cycle.scope is scope and not self.cycle.more_body:
             state[HAS_WHOLE_BODY] = True
+        late = self._outside if self._outside is not None and self._outside.scope is scope else None
         try:
-            await self._application(scope, receive, send)
+            if self._door is None or late is None:
+                await self._application(scope, receive, send)
+                return
+            with self._door.arriving(receive, scope["headers"], partial(self._has_come_in, late)) as read:
+                await self._application(scope, read, send)
         except asyncio.CancelledError:
             if not self.transport.is_closing():
                 raise
@@ -185,6 +192,10 @@ class _Connection(HttpToolsProtocol):
         if self._is_refused:
             return
         super().data_received(data)
+        if self._inside is not None and self._inside.more_body:
+            # who sends slowly waits outside: the place is for work, and the next one may be ready for it
+            self._outside = self._inside
+            self._has_left()
         if self._head_timer is not None and not self._is_turned_away and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > HEADER_LIMIT_BYTES:
@@ -202,14 +213,14 @@ class _Connection(HttpToolsProtocol):
         self._expect_head()
 
     def on_headers_complete(self) -> None:
-        if self._door is not None and _PARAMETERS.fullmatch(self.url) and not self._is_inside:
-            if self._can_be_turned_away() and self._door.is_shut_to(self.headers):
-                self._is_turned_away = True  # when the body has been read; the timer of the head goes on until then
-                return
-            self._door.room.enter()
-            self._is_inside = True
+        door = self._door if self._inside is None and _PARAMETERS.fullmatch(self.url) else None
+        if door is not None and self._can_be_turned_away() and door.is_shut_to(self.headers):
+            self._is_turned_away = True  # when the body has been read; the timer of the head goes on until then
+            return
         self._has_head()
         super().on_headers_complete()
+        if door is not None:
+            self._has_come_in(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         if not self._is_turned_away:
@@ -241,9 +252,14 @@ class _Connection(HttpToolsProtocol):
             and not self.expect_100_continue
         )
 
+    def _has_come_in(self, cycle: RequestResponseCycle) -> None:
+        if self._inside is None and self._door is not None:
+            self._inside = cycle
+            self._door.room.enter()
+
     def _has_left(self) -> None:
-        if self._is_inside and self._door is not None:
-            self._is_inside = False
+        if self._inside is not None and self._door is not None:
+            self._inside = None
             self._door.room.leave()
 
     def pause_writing(self) -> None:

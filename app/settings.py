@@ -110,6 +110,8 @@ def serving_environment(ingress: Ingress, platform: str = sys.platform) -> dict[
     if ingress == "direct":
         # Ray's own way into the replicas would bring a proxy with it
         return common | {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
+    # or a client's header would set the time after which Ray cuts its request off
+    common["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "app.serve_headers:middlewares"
     if ingress == "python":
         # one node only: without HAProxy, throughput-optimised Serve has a proxy on the head node alone
         return common | {"RAY_SERVE_PROXY_USE_GRPC": "1"}

@@ -64,10 +64,16 @@ class Room:
         self._most = most
         self._find_limit()
 
-    def has_room(self, priority: Priority) -> bool:
-        """Say whether to let one in; half as many again are let in as long as room has not been wanting for a while."""
+    def has_room(self, priority: Priority, *, is_new: bool = True) -> bool:
+        """Say whether to let one in; half as many again are let in as long as room has not been wanting for a while.
+
+        Args:
+            priority: Of the request.
+            is_new: Whether it asks for the first time: each is offered once.
+        """
         now_s = self._clock()
-        self._offered.note(now_s)
+        if is_new:
+            self._offered.note(now_s)
         if self._inside < self._limit_of(priority):
             self._full_since_s = math.inf
             return True

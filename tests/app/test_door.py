@@ -1,13 +1,16 @@
 """Who finds no room is told so before the request is read, over either way in, and everything else goes on."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.boundary import IS_DIRECT
+from app import door as doors
+from app.boundary import IS_DIRECT, Boundary
 from app.door import Door, Doorway, priority_of
 from app.listener import Listener
 from app.ports import free_port
@@ -18,6 +21,7 @@ from tests.app.test_listener import Served, connect, rest_of
 from tests.waiting import wait_until
 
 URL = b"/v1/models/tiny/parameters"
+WAITING = URL + b"?wait"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,8 @@ class Guarded(Served):
 
     async def _make(self) -> Listener:
         door = Door(self.room, on_refusal=self.turned_away.append)
-        return Listener(self.app, Listen(port=self.port), on_refusal=self.refused.append, door=door)
+        app = Boundary(self.app, body_limit_bytes=2**20)
+        return Listener(app, Listen(port=self.port), on_refusal=self.refused.append, door=door)
 
 
 @pytest.fixture
@@ -128,7 +133,9 @@ def ask(path: bytes = URL, body: bytes = b"{}", *headers: bytes, method: bytes =
 def answer_of(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
     received = b""
     while b"\r\n\r\n" not in received:
-        received += connection.recv(65_536)
+        piece = connection.recv(65_536)
+        assert piece, "the connection was closed without an answer"
+        received += piece
     head, _, body = received.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines)
@@ -212,9 +219,127 @@ def test_of_requests_that_are_sent_at_once_the_first_counts(served: Guarded) -> 
 
 def test_a_client_that_hangs_up_leaves_the_room(served: Guarded) -> None:
     with connect(served) as connection:
-        connection.sendall(ask(b"/v1/models/tiny/parameters?wait", b"{}"))
-        assert answer_of(connection)[0] == 200
+        connection.sendall(ask(WAITING))
+        wait_until(lambda: served.room.inside == 1, "one is inside")
+    wait_until(lambda: served.room.inside == 0, "nobody is inside")
+
+
+TRICKLES = 100
+
+
+def test_uploads_that_trickle_leave_the_room_to_those_who_are_ready(served: Guarded) -> None:
+    with ExitStack() as opened:
+        slow = [opened.enter_context(connect(served)) for _ in range(TRICKLES)]
+        for number, connection in enumerate(slow, 1):
+            connection.sendall(ask()[:-1])
+            wait_until(lambda: served.app.begun == number, "its headers are read")  # noqa: B023
+        inside = served.room.inside
+        with connect(served) as ready:
+            ready.sendall(ask(body=b"four"))
+            told = answer_of(ready)
+        answers = []
+        for connection in slow:
+            connection.sendall(b"}")
+            answers.append(answer_of(connection)[0])
+
+    assert inside == 0
+    assert (told[0], told[2]) == (200, b"4")
+    assert answers == [200] * TRICKLES
+    assert served.room.inside == 0
+    # each asked for room once, however its body came
+    assert not served.turned_away
+
+
+def test_an_upload_that_is_ready_when_there_is_no_room_is_told_so_unread(served: Guarded) -> None:
     with connect(served) as connection:
         connection.sendall(ask()[:-1])
-        wait_until(lambda: served.room.inside == 1, "expected one inside")
-    wait_until(lambda: served.room.inside == 0, "expected nobody inside")
+        wait_until(lambda: served.app.begun == 1, "its headers are read")
+        enter(served)
+        connection.sendall(b"}")
+        status, headers, body = answer_of(connection)
+        is_read = served.app.entered.is_set()
+        leave(served)
+        connection.sendall(ask())
+        again = answer_of(connection)
+
+    assert (status, headers["retry-after"], json.loads(body)["code"]) == (429, "1", "overloaded")
+    assert not is_read
+    assert (again[0], served.room.inside) == (200, 0)
+
+
+def test_an_upload_that_has_trickled_in_keeps_its_place_until_it_is_answered(served: Guarded) -> None:
+    with connect(served) as slow, connect(served) as other:
+        slow.sendall(ask(WAITING)[:-1])
+        wait_until(lambda: served.app.begun == 1, "its headers are read")
+        slow.sendall(b"}")
+        wait_until(lambda: served.room.inside == 1, "it is inside")
+        other.sendall(ask())
+        turned_away = answer_of(other)[0]
+        served.let_go_on()
+        assert answer_of(slow)[0] == 200
+        other.sendall(ask())
+        let_in = answer_of(other)[0]
+
+    assert (turned_away, let_in) == (429, 200)
+    assert served.room.inside == 0
+
+
+def test_uploads_that_trickle_hold_so_much_together_and_no_more(
+    served: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doors, "_ARRIVING_BYTES", 100)
+    long = ask(body=b"x" * 300)
+    with connect(served) as first, connect(served) as second, connect(served) as ready:
+        first.sendall(long[:-100])  # more than all may hold, and it is alone
+        wait_until(lambda: served.app.begun == 1, "its headers are read")
+        second.sendall(long[:-100])
+        refused = answer_of(second)[0]
+        ready.sendall(long)
+        at_once = answer_of(ready)[0]
+        first.sendall(long[-100:])
+        alone = answer_of(first)[0]
+        second.sendall(long[-100:] + ask())
+        afterwards = answer_of(second)[0]
+
+    assert (refused, at_once, alone, afterwards) == (429, 200, 200, 200)
+
+
+async def test_behind_ray_serve_a_body_that_trickles_takes_its_place_when_it_is_there() -> None:
+    room, pieces = Room(least=1, most=1), [asyncio.Queue[bytes]() for _ in range(3)]
+    insides: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            insides.append(room.inside)
+        insides.append(room.inside)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def ask_through(queue: "asyncio.Queue[bytes]") -> list[Message]:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            piece = await queue.get()
+            return {"type": "http.request", "body": piece, "more_body": piece != b"}"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope: Scope = {"type": "http", "method": "POST", "headers": []}
+        await Boundary(Doorway(app, Door(room)), body_limit_bytes=100)(scope, receive, send)
+        return sent
+
+    asking = [asyncio.create_task(ask_through(queue)) for queue in pieces]
+    for queue in pieces:
+        queue.put_nowait(b"{")
+    pieces[0].put_nowait(b"}")
+    first = await asking[0]
+    room.enter()
+    pieces[1].put_nowait(b"}")
+    second = await asking[1]
+    room.leave()
+    pieces[2].put_nowait(b"}")
+    third = await asking[2]
+
+    assert [answer[0]["status"] for answer in (first, second, third)] == [200, 429, 200]
+    assert sorted(insides) == [0, 0, 0, 1, 1]
+    assert room.inside == 0

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,22 @@ from hypothesis import strategies as st
 
 from app.api import build_api
 from app.builder import _colocated
+from app.door import Door
 from app.gateway import Gateway
+from app.listener import Listener
 from app.metadata import MetadataReader
 from app.offers import JSON, ONNX
+from app.ports import free_port
 from app.problems import MEDIA_TYPE as PROBLEM
-from app.settings import AppSettings
+from app.settings import AppSettings, Listen
 from benchmarks.serving.contract import ContractRun, operations_of, run_contract
 from benchmarks.serving.fuzz import UPLOADS, Replica, main
 from benchmarks.serving.uploads import Reply, Upload, complaint, exchange, replacements, uploads
+from deployments.room import Room
 from duet.protocol.embedding_upload import spelt
 from duet.registry import PublishedVersion
 from tests.published_version import ITEM_IDS, write_version
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -58,22 +64,38 @@ PLAIN = {"GET /livez", "GET /readyz", "GET /metadata", "GET /v1/models"}
 PATIENCE_S = 30
 
 
+@dataclass(frozen=True)
+class Ports:
+    """Where one API is reached: by plain uvicorn, and by the listener that ``duet serve`` starts by default."""
+
+    plain: int
+    direct: int
+    room: Room
+
+
 @pytest.fixture(scope="module")
-def port(models: Path) -> Iterator[int]:
-    """Where the API listens, with the real stages, in a thread of its own."""
+def ports(models: Path) -> Iterator[Ports]:
+    """The API with the real stages, in a thread of its own."""
+    direct = Listen(port=free_port("127.0.0.1", 0))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # or each small answer waits for the acknowledgement of its head
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         started: list[uvicorn.Server] = []
+        rooms: list[Room] = []
 
         async def serve() -> None:
             given = AppSettings(models=str(models))
             gateway = Gateway(given, _colocated(given))
+            rooms.append(gateway.room)
             await gateway.start()
             metadata = MetadataReader(given, endpoints=list)
             api = build_api(gateway, body_limit_bytes=50_000, metadata=metadata, body_timeout_s=1.0)
+            refused = gateway.telemetry.refused
+            own = Listener(api, direct, on_refusal=refused, door=Door(gateway.room, on_refusal=refused))
+            await own.start()
             started.append(uvicorn.Server(uvicorn.Config(api, log_config=None, lifespan="off")))
             await started[0].serve(sockets=[listener])
+            await own.stop()
             await gateway.stop()
 
         serving = threading.Thread(target=asyncio.run, args=(serve(),))
@@ -81,10 +103,16 @@ def port(models: Path) -> Iterator[int]:
         port = listener.getsockname()[1]
         # the listener queues connections until the server takes them
         assert httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE_S).status_code == 200
-        yield port
+        yield Ports(port, direct.port, rooms[0])
         started[0].should_exit = True
         serving.join(PATIENCE_S)
         assert not serving.is_alive()
+
+
+@pytest.fixture(scope="module")
+def port(ports: Ports) -> int:
+    """Of plain uvicorn, as behind Ray Serve."""
+    return ports.plain
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +149,16 @@ def test_every_operation_answers_as_the_openapi_document_says(port: int, embedde
     assert outcome.examples > 200
 
 
-@settings(
-    max_examples=500,
+FUZZ = settings(
     deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=[*HealthCheck],
     phases=[Phase.generate],
 )
+
+
+@settings(FUZZ, max_examples=500)
 @given(data=st.data())
 def test_a_damaged_request_is_answered_as_documented(
     port: int, embedded_bodies: list[bytes], data: st.DataObject
@@ -136,6 +166,18 @@ def test_a_damaged_request_is_answered_as_documented(
     upload = data.draw(uploads(PATH, [*BODIES, *embedded_bodies]))
 
     reply = exchange("127.0.0.1", port, upload)
+
+    assert complaint(upload, reply) is None, upload.content[:3000]
+
+
+@settings(FUZZ, max_examples=200)
+@given(data=st.data())
+def test_a_damaged_request_at_the_default_listener_is_answered_as_documented(
+    ports: Ports, embedded_bodies: list[bytes], data: st.DataObject
+) -> None:
+    upload = data.draw(uploads(PATH, [*BODIES, *embedded_bodies]))
+
+    reply = exchange("127.0.0.1", ports.direct, upload)
 
     assert complaint(upload, reply) is None, upload.content[:3000]
 
@@ -151,7 +193,9 @@ def test_no_odd_value_in_any_place_is_answered_otherwise(port: int, embedded_bod
     assert not wrong
 
 
-def test_a_good_request_is_answered_after_all_that(port: int, embedded_bodies: list[bytes]) -> None:
+@pytest.mark.parametrize("way", ["plain", "direct"])
+def test_a_good_request_is_answered_after_all_that(ports: Ports, embedded_bodies: list[bytes], way: str) -> None:
+    port: int = getattr(ports, way)
     answers = [
         httpx.post(f"http://127.0.0.1:{port}{PATH}", content=body, headers={"content-type": JSON, "accept": accept})
         for body in (*BODIES, *embedded_bodies)
@@ -160,6 +204,7 @@ def test_a_good_request_is_answered_after_all_that(port: int, embedded_bodies: l
     model = httpx.post(f"http://127.0.0.1:{port}{PATH}", json=GOOD, headers={"accept": ONNX})
 
     assert [answer.status_code for answer in (*answers, model)] == [200] * 9
+    wait_until(lambda: ports.room.inside == 0, "nobody who has gone is counted")
 
 
 def test_the_long_run_covers_every_operation_and_leaves_a_record(

@@ -29,21 +29,23 @@ PIECE = b"x" * 1_000_000
 
 @dataclass
 class Echo:
-    """An application that says how long the body was; waits at /wait, and answers without end at /endless."""
+    """An application that says how long the body was; waits at /wait or ?wait, and answers without end at /endless."""
 
     entered: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
     is_answered: threading.Event = field(default_factory=threading.Event)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    begun: int = 0
     turn: int = 0
     turns: list[int] = field(default_factory=list)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun += 1
         body = await Request(scope, receive).body()
         self.entered.set()
         self.turns.append(self.turn)
         try:
-            if scope["path"] == "/wait":
+            if scope["path"] == "/wait" or scope["query_string"] == b"wait":
                 await self.go_on.wait()
             if scope["path"] == "/endless":
                 await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -149,3 +149,13 @@ def test_who_asks_for_room_is_counted_whether_or_not_it_is_found() -> None:
 
     assert server.room.inside == 1
     assert server.room.offered_s == pytest.approx(500, rel=0.1)
+
+
+def test_who_asks_again_is_offered_once() -> None:
+    server = Loaded()
+
+    server.room.has_room("normal")
+    offered_s = server.room.offered_s
+
+    assert server.room.has_room("normal", is_new=False)
+    assert server.room.offered_s == offered_s
