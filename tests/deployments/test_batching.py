@@ -320,6 +320,16 @@ def test_whatever_arrives_nothing_is_lost_nothing_dead_is_computed_and_all_bound
     most_waiting = 0
     ended: dict[int, str] = {}
     given_up_s: dict[int, float] = {}
+    waiting: dict[int, tuple[int, float, int]] = {}  # how urgent who waits is, the smallest first
+    most_urgent: list[bool] = []
+
+    def formed(items: Sequence[object]) -> None:
+        members = [number for number, _ in items]
+        alive = [number for number in waiting if number not in ended and now_s() < given_up_s[number]]
+        first = min(alive, key=waiting.__getitem__)
+        most_urgent.append(requests[first][3] == requests[members[0]][3])
+        for number in members:
+            del waiting[number]
 
     async def request(gathering: DispatchWhenFreeBatcher[object, object], number: int) -> None:
         nonlocal most_waiting
@@ -327,6 +337,7 @@ def test_whatever_arrives_nothing_is_lost_nothing_dead_is_computed_and_all_bound
         await pass_seconds(arrives_s)
         asked = gathering.submit((number, key), key=key, deadline_s=now_s() + patience_s, priority=priority)
         given_up_s[number] = now_s() + (patience_s / 2 if hangs_up else patience_s)
+        waiting[number] = (priority, now_s() + patience_s, len(given_up_s))
         try:
             async with asyncio.timeout_at(given_up_s[number] if hangs_up else None):
                 await asked
@@ -338,11 +349,11 @@ def test_whatever_arrives_nothing_is_lost_nothing_dead_is_computed_and_all_bound
         most_waiting = max(most_waiting, gathering.queue_length)
 
     async def scenario() -> int:
-        gathering = DispatchWhenFreeBatcher(worker.run, limits=limits, clock=now_s)
+        gathering = DispatchWhenFreeBatcher(worker.run, limits=limits, formed=formed, clock=now_s)
         await asyncio.gather(*(request(gathering, number) for number in range(len(requests))))
         return gathering.queue_length
 
-    waiting = run_virtually(scenario())
+    left = run_virtually(scenario())
 
     computed = [number for batch in worker.batches for number, _ in batch]
     assert len(ended) == len(requests)
@@ -355,4 +366,5 @@ def test_whatever_arrives_nothing_is_lost_nothing_dead_is_computed_and_all_bound
     assert most_waiting <= limits.max_queued
     for begun_s, batch in zip(worker.begun_s, worker.batches, strict=True):
         assert all(begun_s < given_up_s[number] for number, _ in batch)
-    assert waiting <= sum(end == "gone" for end in ended.values())  # who hung up is forgotten at the next batch
+    assert all(most_urgent)
+    assert left <= sum(end == "gone" for end in ended.values())  # who hung up is forgotten at the next batch
