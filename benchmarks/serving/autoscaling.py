@@ -5,7 +5,7 @@ one machine. Load, replicas and budget slack of every round go to one CSV, those
 
     python -m benchmarks serving.autoscaling [--rounds 5]
 
-A round is a cluster of its own and takes three and a half minutes.
+All rounds are on one cluster, each from one replica a stage on. A round takes three and a half minutes.
 """
 
 import argparse
@@ -127,35 +127,35 @@ def main(argv: Sequence[str]) -> None:
     arguments = _parser().parse_args(argv)
     models, model = versions.chosen(arguments)
     rounds = []
-    for number in range(arguments.rounds):
-        rounds.append(_measured(arguments, models, model, number))
-        for second in rounds[-1].seconds:
-            append(arguments.csv, second)
-        for line in report(*rounds[-1]):
-            print(f"round {number + 1}: {line}", flush=True)
+    with local_cluster(serve_config(arguments, models, model), nodes=1, cpus=16) as cluster:
+        for number in range(arguments.rounds):
+            rounds.append(_measured(arguments, cluster, models, model, number))
+            for second in rounds[-1].seconds:
+                append(arguments.csv, second)
+            for line in report(*rounds[-1]):
+                print(f"round {number + 1}: {line}", flush=True)
     middle = sorted(rounds, key=lambda each: each.inside_s)[(len(rounds) - 1) // 2]
     plot(middle.seconds, middle.phases, arguments.budget_ms, arguments.plot)
     conclude(claims(rounds))
 
 
-def _measured(arguments: argparse.Namespace, models: Path, model: str, number: int) -> Round:
+def _measured(arguments: argparse.Namespace, cluster: LocalCluster, models: Path, model: str, number: int) -> Round:
     drop_s = arguments.before_s + arguments.step_s
     phases = Phases(arguments.rate, arguments.factor, arguments.before_s, drop_s, drop_s + arguments.after_s)
     course = Course(phases, is_hasty=arguments.hasty)
     one_each = dict.fromkeys(("Gateway", "Encoder", _STAGE, "Composer"), 1)
-    with local_cluster(serve_config(arguments, models, model), nodes=1, cpus=16) as cluster:
-        cluster.wait_for(one_each, seconds=_START_S)
-        load = OpenLoop(
-            f"{cluster.url}/v1/models/{model}/parameters",
-            encoded(bodies(models, model, budget_ms=arguments.budget_ms, link=NO_NETWORK, accepts=SMALLEST)),
-            arguments.budget_ms,
-            course.at,
-            seed=number,
-        )
-        # what has never run is slow once
-        OpenLoop(load.url, load.bodies, load.budget_ms, lambda _: arguments.rate).run(arguments.warm_up_s)
-        cluster.wait_for(one_each, seconds=_START_S)
-        _observe(cluster, load, course)
+    cluster.wait_for(one_each, seconds=_START_S)
+    load = OpenLoop(
+        f"{cluster.url}/v1/models/{model}/parameters",
+        encoded(bodies(models, model, budget_ms=arguments.budget_ms, link=NO_NETWORK, accepts=SMALLEST)),
+        arguments.budget_ms,
+        course.at,
+        seed=number,
+    )
+    # what has never run is slow once
+    OpenLoop(load.url, load.bodies, load.budget_ms, lambda _: arguments.rate).run(arguments.warm_up_s)
+    cluster.wait_for(one_each, seconds=_START_S)
+    _observe(cluster, load, course)
     seconds = summarize(load.replies, course.replicas, course.phases, arguments.budget_ms, number=number)
     return Round(load, seconds, course.phases)
 
