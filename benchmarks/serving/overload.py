@@ -154,7 +154,8 @@ def claims(rows: Sequence[Row], *, demo: str, heavy: str) -> list[Claim]:
             found.append(at_most(f"{where}, median refusal, ms", _typical(those, "refusal_p50_ms"), MOST_REFUSAL_MS))
     for percent in CALM_PERCENTS:
         those = _at(rows, demo, percent)
-        found.append(at_least(f"{demo} at {percent} %, in time of sent", _share(those, "sent"), LEAST_IN_TIME))
+        for of in ("accepted", "sent"):
+            found.append(at_least(f"{demo} at {percent} %, in time of {of}", _share(those, of), LEAST_IN_TIME))
     for name, percents in ((heavy, HEAVY_PERCENTS), (demo, CALM_PERCENTS)):
         for percent in percents:
             what = f"{name} at {percent} %, p95 of |predicted - measured| / max({HONEST_MS:g} ms, {HONEST_SHARE:.0%})"
