@@ -81,7 +81,7 @@ def test_a_run_is_ranked_under_all_conditions_with_samples_as_long_as_the_genera
     split, config = split_of(record.config, tiny_interactions), record.config
     network = build_network(config, tiny_interactions.item_count).eval()
     checkpoint.load_best(cloud_run, network)
-    questions = ask(split, split.users, "test", config.sample_length)
+    questions = ask(split, split.asked("test"), "test", config.sample_length)
     served = next(each for each in network.served if str(each) == record.tested)
     own = rank_with_embeddings(network, questions, newest_embeddings(network, questions.samples), served)
     assert (record.ranks("own").full == own.full).all()
