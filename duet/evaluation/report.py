@@ -41,7 +41,6 @@ GROUPS = {
     "cold": "the quarter of the users with the fewest interactions",
     "unseen": "users of whom nothing was trained on",
 }
-GROUP_READING = "More differences to `static`; " + "; ".join(f"*{name}*: {told}" for name, told in GROUPS.items()) + "."
 SIZE_READING = (
     "How many times the bytes of the device model a static one needs to rank as well: interpolated between the sizes "
     "that were run, linear in the logarithm of bytes, with the 95 % interval over users. What training again would "
@@ -178,7 +177,12 @@ def _family(variants: Mapping[str, Variant], folder: Path, base: Path, subtitle:
     plots = draw(variants, folder, subtitle=subtitle) | draw_sizes(variants, folder, subtitle=subtitle)
     place = os.path.relpath(folder, base).replace(os.sep, "/")
     images = {name: f"![{text}]({place}/{name})" for name, text in plots.items()}
-    parts = [main_table(variants), images.pop("quality-by-bytes.svg", ""), GROUP_READING, difference_table(variants)]
+    parts = [
+        main_table(variants),
+        images.pop("quality-by-bytes.svg", ""),
+        group_reading(variants),
+        difference_table(variants),
+    ]
     for reading, table in (
         (SIZE_READING, size_table(variants)),
         (CONVERGENCE_READING, convergence_table(variants)),
@@ -221,9 +225,20 @@ def _update_bytes(variant: Variant) -> str:
     )
 
 
+def group_reading(variants: Mapping[str, Variant]) -> str:
+    """Say which groups of users the table of differences has."""
+    told = (f"*{name}*: {GROUPS[name]}" for name in _groups(variants))
+    return "; ".join(["More differences to `static`", *told]) + "."
+
+
+def _groups(variants: Mapping[str, Variant]) -> list[str]:
+    """List the groups that every record knows."""
+    return [name for name in GROUPS if all(name in run.groups for each in variants.values() for run in each.records)]
+
+
 def difference_table(variants: Mapping[str, Variant]) -> str:
     """Return differences to the static model in other metrics, and for groups of users."""
-    groups = [name for name in GROUPS if all(name in run.groups for each in variants.values() for run in each.records)]
+    groups = _groups(variants)
     rows = [
         [
             variant.label,

@@ -51,6 +51,14 @@ def test_memory_that_grows_fails() -> None:
     ]
 
 
+def test_memory_that_may_have_grown_fails() -> None:
+    trend = Trend.of([(float(at_s), 2000 + 60 * (at_s // 300 % 2)) for at_s in range(0, 3600, 5)])
+
+    assert trend.slope - trend.margin < 0 < trend.slope + trend.margin
+    found = failing(*readings(lambda at_s: 2000 + 60 * (at_s // 300 % 2)))
+    assert found == ["growth of resident memory at most, of all of it"]
+
+
 def test_descriptors_that_are_not_closed_fail() -> None:
     assert failing(*readings(lambda _: 2000, lambda at_s: 100 + int(at_s / 60))) == ["more descriptors at the end"]
 

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from duet.evaluation.record import write_record
-from duet.evaluation.report import place_section, write_report
+from duet.evaluation.comparison import group_runs
+from duet.evaluation.record import pack_mask, write_record
+from duet.evaluation.report import difference_table, group_reading, place_section, write_report
 from duet.protocol.errors import InvalidData, UnusableRun
 from duet.training.config import TrainingConfig
-from tests.duet.evaluation.records import made_up, made_up_duet
+from tests.duet.evaluation.records import USERS, made_up, made_up_duet
 from tests.duet.evaluation.sweeps import size_sweep
 
 VARIANTS = ["static", "duet-r4", "capacity-matched"]
@@ -76,6 +77,22 @@ def test_the_swap_table_compares_with_own_parameters_from_best_to_worst(tmp_path
     assert swaps[3][6] == swaps[3][4]
     assert swaps[4][6] != swaps[4][4]
     assert all(row[5].startswith("-") for row in swaps[3:])
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_unseen_users_have_a_column_where_every_record_knows_them(is_known):
+    unseen = {"unseen": pack_mask(np.arange(USERS) % 3 == 0)}
+    cold = made_up().groups
+    static, duet = made_up(groups=cold | unseen), made_up_duet(groups=cold | (unseen if is_known else {}))
+    variants = group_runs([static, duet])
+
+    header, _, *rows = difference_table(variants).splitlines()
+
+    assert ("unseen" in group_reading(variants), "unseen" in header) == (is_known, is_known)
+    if is_known:
+        mask = np.arange(USERS) % 3 == 0
+        own, theirs = (run.values(next(iter(run.answers)), "ndcg@10")[mask] for run in (duet, static))
+        assert rows[0].split("|")[-2].strip().startswith(f"{(own - theirs).mean():+.4f}")
 
 
 def test_a_sweep_of_sizes_says_how_many_times_the_bytes_a_static_model_needs(tmp_path):
